@@ -1,0 +1,1 @@
+//! Postern: a self-hosted MQTT TLS gateway. One room per question; see CONTRIBUTING.md for the map.
