@@ -166,15 +166,13 @@ impl<'a> Reader<'a> {
         if missing.is_empty() {
             return;
         }
+        let missing = missing.join(" and ");
         let defaults = listener::defaults();
         let remedy = match nearest(name, defaults.keys().map(String::as_str)) {
-            Some(near) => format!("add them, or did you mean {}?", quote(near)),
-            None => "add them".to_owned(),
+            Some(near) => format!("add {missing}, or did you mean {}?", quote(near)),
+            None => format!("add {missing}"),
         };
-        let message = format!(
-            "is a listener of your own without {}",
-            missing.join(" and ")
-        );
+        let message = format!("is a listener of your own without {missing}");
         self.findings
             .problems
             .push(Wrong::new(message, remedy).at(place, path, None));

@@ -74,6 +74,16 @@ pub(crate) struct Place {
     pub line: Option<usize>,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.origin)?;
+        match self.line {
+            Some(line) => write!(f, ":{line}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What is wrong with a value, before it is known which key it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wrong {

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -93,13 +93,6 @@ pub(crate) enum Data {
 }
 
 impl Data {
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Data::Table(_) => "a table",
-            Data::Leaf(leaf) => leaf.kind(),
-        }
-    }
-
     pub fn show(&self) -> Option<String> {
         match self {
             Data::Table(_) => None,
@@ -204,79 +197,76 @@ fn convert_leaf(value: &DeValue<'_>, at: usize, place: &impl Fn(usize) -> Place)
     }
 }
 
-/// Lays one environment variable over the tree; an `Err` names the key.
+/// Lays one environment variable over the tree; an `Err` names the key, if there is one.
 fn overlay(
     tree: &mut Table,
     place: &Place,
-    name: &OsString,
-    value: &OsString,
+    name: &OsStr,
+    value: &OsStr,
 ) -> Result<(), (String, Wrong)> {
-    let fail =
-        |key: &str, message, remedy: String| Err((key.to_owned(), Wrong::new(message, remedy)));
+    let keyless = |wrong| (String::new(), wrong);
     let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
-        return fail(
-            "",
+        return Err(keyless(Wrong::new(
             "is not Unicode",
-            "write its name and value in UTF-8".into(),
-        );
+            "write its name and value in UTF-8",
+        )));
     };
+    let (parents, last) = env_key(name).map_err(keyless)?;
+    let data = env_data(value, place);
+    let node = Node {
+        place: place.clone(),
+        data,
+        raw: Some(value.to_owned()),
+    };
+    merge(parent(tree, &parents, place)?, &last, node);
+    Ok(())
+}
+
+/// The tables above the key that a variable names, and the key.
+fn env_key(name: &str) -> Result<(Vec<String>, String), Wrong> {
     let upper = name.to_ascii_uppercase();
     if upper != name {
-        return fail("", "is not in capitals", format!("write {upper}"));
+        return Err(Wrong::new("is not in capitals", format!("write {upper}")));
     }
-    let path = name.trim_start_matches(ENV_PREFIX).to_ascii_lowercase();
-    let segments: Vec<&str> = path.split("__").collect();
-    if segments.len() > ENV_DEPTH || segments.contains(&"") {
-        let remedy = "write it like POSTERN__LIMITS__MAX_CONNECTIONS".into();
-        return fail("", "does not name a key", remedy);
+    let path = name
+        .strip_prefix(ENV_PREFIX)
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let mut segments: Vec<String> = path.split("__").map(str::to_owned).collect();
+    let usable = segments.len() <= ENV_DEPTH && !segments.iter().any(String::is_empty);
+    match segments.pop() {
+        Some(last) if usable => Ok((segments, last)),
+        _ => Err(Wrong::new(
+            "does not name a key",
+            format!("write it like {ENV_PREFIX}LIMITS__MAX_CONNECTIONS"),
+        )),
     }
-    let Some((last, parents)) = segments.split_last() else {
-        return Ok(());
-    };
+}
+
+/// The table at `parents`, made where it is missing.
+fn parent<'t>(
+    tree: &'t mut Table,
+    parents: &[String],
+    place: &Place,
+) -> Result<&'t mut Table, (String, Wrong)> {
     let mut table = tree;
     let mut key = String::new();
     for parent in parents {
         key = join(&key, parent);
-        let node = table.entry((*parent).to_owned()).or_insert_with(|| Node {
+        let node = table.entry(parent.clone()).or_insert_with(|| Node {
             place: place.clone(),
             data: Data::Table(Table::new()),
             raw: None,
         });
-        let kind = node.data.kind();
         match &mut node.data {
             Data::Table(inner) => table = inner,
-            Data::Leaf(_) => {
-                let remedy = match node.place.line {
-                    Some(line) => format!("remove line {line} of {}", node.place.origin),
-                    None => format!("remove {}", node.place.origin),
-                };
-                return fail(
-                    &key,
-                    "sets a key inside what is set to a value elsewhere",
-                    remedy,
-                )
-                .map_err(|(key, w)| {
-                    (
-                        key,
-                        Wrong {
-                            message: format!("{} ({kind})", w.message),
-                            ..w
-                        },
-                    )
-                });
+            Data::Leaf(leaf) => {
+                let message = format!("cannot have keys, it is {} in {}", leaf.kind(), node.place);
+                return Err((key, Wrong::new(message, "remove one of the two")));
             }
         }
     }
-    merge(
-        table,
-        last,
-        Node {
-            place: place.clone(),
-            data: env_data(value, place),
-            raw: Some(value.to_owned()),
-        },
-    );
-    Ok(())
+    Ok(table)
 }
 
 /// The value as TOML, or else as a string.

@@ -104,9 +104,9 @@ macro_rules! whole_number {
                 let Scalar::Integer(n) = leaf.scalar else {
                     return Err(mismatch::<Self>(leaf));
                 };
-                Self::try_from(n).map_err(|_| {
-                    let message = if n < 0 { "is negative" } else { "is too large" };
-                    Wrong::new(message, format!("use 0 to {}", Self::MAX))
+                Self::try_from(n).map_err(|_| match n {
+                    ..0 => Wrong::new("is negative", "use 0 or more"),
+                    _ => Wrong::new("is too large", format!("use at most {}", Self::MAX)),
                 })
             }
 
