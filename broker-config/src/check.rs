@@ -11,9 +11,6 @@ use crate::{
     value::Value,
 };
 
-/// More listeners than this are a mistake.
-const LISTENERS_MAX: usize = 64;
-
 pub(crate) fn check(config: &Config, findings: &mut Findings) {
     tls_files(config, findings);
     packet_fits_budget(config, findings);
@@ -105,12 +102,6 @@ fn permits_fit_log(config: &Config, findings: &mut Findings) {
 }
 
 fn listeners(config: &Config, findings: &mut Findings) {
-    let count = config.listeners.len();
-    if count > LISTENERS_MAX {
-        let message = format!("has {count} listeners, more than {LISTENERS_MAX}");
-        let wrong = Wrong::new(message, "let listeners bind several addresses instead");
-        return blame(findings, &["listeners"], |_| None, wrong);
-    }
     // Without this, one mistyped listener would also be blamed for leaving no door.
     let sound = !findings
         .problems

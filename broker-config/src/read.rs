@@ -10,6 +10,9 @@ use crate::{
     visit::{Applies, Section, Visitor},
 };
 
+/// A configuration with more tables under `[listeners]` is refused unread.
+const LISTENERS_MAX: usize = 64;
+
 /// Keys longer than this are not compared with the known ones.
 const COMPARED_MAX: usize = 64;
 
@@ -225,9 +228,15 @@ impl Visitor for Reader<'_> {
         let Some((path, node)) = self.take(name) else {
             return;
         };
+        let place = node.place.clone();
         let Some(table) = self.table_of(&path, node) else {
             return;
         };
+        if table.len() > LISTENERS_MAX {
+            let message = format!("has {} listeners, more than {LISTENERS_MAX}", table.len());
+            let wrong = Wrong::new(message, "let listeners bind several addresses instead");
+            return self.findings.problems.push(wrong.at(&place, &path, None));
+        }
         for (name, node) in table {
             let path = join(&path, &name);
             self.findings

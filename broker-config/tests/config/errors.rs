@@ -268,6 +268,16 @@ fn every_bad_configuration_is_refused_in_these_words() {
 }
 
 #[test]
+fn more_than_64_listeners_are_refused_unread() {
+    let text: String = (0..65)
+        .map(|n| format!("[listeners.l{n}]\nx = 1\n"))
+        .collect();
+    let expected = "postern.toml:1: listeners: has 65 listeners, more than 64; \
+                    let listeners bind several addresses instead";
+    assert_eq!(report(&text), expected);
+}
+
+#[test]
 fn all_problems_of_a_file_are_reported_in_the_order_of_its_lines() {
     let text = "\
 [sys]
