@@ -1,2 +1,5 @@
 //! Postern: a self-hosted MQTT TLS gateway. One room per question; see CONTRIBUTING.md for the map.
+
+pub mod listen;
 pub mod mqtt;
+pub mod tls;

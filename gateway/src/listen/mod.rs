@@ -1,0 +1,3 @@
+//! Which bytes may come in? Sockets and what is wrapped around them before MQTT begins.
+
+pub mod websocket;
