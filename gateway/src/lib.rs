@@ -1,1 +1,4 @@
 //! Postern: a self-hosted MQTT TLS gateway. One room per question; see CONTRIBUTING.md for the map.
+
+pub mod acl;
+pub mod mqtt;

@@ -1,0 +1,3 @@
+//! What do these bytes say?
+
+pub mod topic;
