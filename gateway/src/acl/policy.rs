@@ -21,14 +21,17 @@ pub struct Subject<'a> {
     pub roles: &'a [Arc<str>],
 }
 
+type RulesByName = HashMap<Arc<str>, Vec<Arc<Rule>>>;
+
 /// An immutable set of rules, indexed by whom they are for.
 #[derive(Debug)]
 pub struct Policy {
     generation: u64,
     rules: Vec<Arc<Rule>>,
     everyone: Vec<Arc<Rule>>,
-    roles: HashMap<Arc<str>, Vec<Arc<Rule>>>,
-    users: HashMap<Arc<str>, HashMap<Arc<str>, Vec<Arc<Rule>>>>,
+    roles: RulesByName,
+    /// By realm, then by name.
+    users: HashMap<Arc<str>, RulesByName>,
 }
 
 impl Policy {
