@@ -1,5 +1,6 @@
 //! Postern: a self-hosted MQTT TLS gateway. One room per question; see CONTRIBUTING.md for the map.
 
 pub mod acl;
+pub mod auth;
 pub mod mqtt;
 pub mod store;
