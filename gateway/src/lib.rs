@@ -1,5 +1,8 @@
 //! Postern: a self-hosted MQTT TLS gateway. One room per question; see CONTRIBUTING.md for the map.
 
+pub mod acl;
+pub mod auth;
 pub mod listen;
 pub mod mqtt;
+pub mod store;
 pub mod tls;
