@@ -3,6 +3,9 @@
 pub mod acl;
 pub mod auth;
 pub mod listen;
+pub mod metrics;
 pub mod mqtt;
+pub mod routing;
+pub mod session;
 pub mod store;
 pub mod tls;
