@@ -1,6 +1,8 @@
 //! Postern: a self-hosted MQTT TLS gateway. One room per question; see CONTRIBUTING.md for the map.
 
 pub mod acl;
+pub mod admin;
 pub mod auth;
+pub mod data_dir;
 pub mod mqtt;
 pub mod store;
