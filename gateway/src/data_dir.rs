@@ -55,13 +55,6 @@ pub enum DataDirError {
     Held { path: PathBuf, holder: Holder },
 }
 
-impl DataDirError {
-    /// Whether the directory is there but closed to this user.
-    pub fn is_permission_denied(&self) -> bool {
-        matches!(self, DataDirError::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
-    }
-}
-
 impl DataDir {
     const LOCK: &str = "lock";
     const SOCKET: &str = "control.sock";

@@ -3,6 +3,7 @@
 pub mod acl;
 pub mod admin;
 pub mod auth;
+pub mod cli;
 pub mod data_dir;
 pub mod mqtt;
 pub mod store;
