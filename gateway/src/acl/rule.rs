@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{AclError, Template};
+use crate::store::StoredRule;
 
 /// Allow or deny one action on the topics of a filter, for a user, a role or everyone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +71,38 @@ pub enum Who {
     User { realm: Arc<str>, name: Arc<str> },
     Role(Arc<str>),
     Everyone,
+}
+
+impl TryFrom<&StoredRule> for Rule {
+    type Error = AclError;
+
+    /// A stored rule that cannot be understood is an error and never skipped: it may be a deny.
+    fn try_from(stored: &StoredRule) -> Result<Self, AclError> {
+        let text = &stored.rule;
+        let parse = || {
+            let who = match text.who_kind.as_str() {
+                "user" => Who::User {
+                    realm: text.realm.as_str().into(),
+                    name: text.who.as_str().into(),
+                },
+                "role" => Who::Role(text.who.as_str().into()),
+                "everyone" => Who::Everyone,
+                other => return Err(AclError::Who(other.to_owned())),
+            };
+            let (effect, action) = (text.effect.parse()?, text.action.parse()?);
+            Ok(Rule {
+                id: stored.id,
+                effect,
+                action,
+                filter: text.filter.parse()?,
+                who,
+            })
+        };
+        parse().map_err(|source| AclError::Stored {
+            id: stored.id,
+            source: Box::new(source),
+        })
+    }
 }
 
 macro_rules! words {
