@@ -9,6 +9,8 @@
 mod frame;
 mod handshake;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 

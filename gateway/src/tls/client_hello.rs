@@ -158,3 +158,138 @@ impl<'a> Input<'a> {
         self.take(length).map(Input)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector16(body: &[u8]) -> Vec<u8> {
+        [&(body.len() as u16).to_be_bytes()[..], body].concat()
+    }
+
+    fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
+        [&kind.to_be_bytes()[..], &vector16(body)].concat()
+    }
+
+    /// The handshake message of a ClientHello.
+    fn message(suites: &[u16], extensions: &[Vec<u8>]) -> Vec<u8> {
+        let suites: Vec<u8> = suites
+            .iter()
+            .flat_map(|suite| suite.to_be_bytes())
+            .collect();
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.push(0);
+        body.extend(vector16(&suites));
+        body.extend([1, 0]);
+        if !extensions.is_empty() {
+            body.extend(vector16(&extensions.concat()));
+        }
+        [&[1, 0][..], &vector16(&body)].concat()
+    }
+
+    fn record(fragment: &[u8]) -> Vec<u8> {
+        [&[22, 3, 1][..], &vector16(fragment)].concat()
+    }
+
+    fn key_share(groups: &[u16]) -> Vec<u8> {
+        let shares: Vec<u8> = groups
+            .iter()
+            .flat_map(|group| [&group.to_be_bytes()[..], &vector16(&[9; 32])].concat())
+            .collect();
+        extension(EXTENSION_KEY_SHARE, &vector16(&shares))
+    }
+
+    fn versions(versions: &[u16]) -> Vec<u8> {
+        let list: Vec<u8> = versions
+            .iter()
+            .flat_map(|version| version.to_be_bytes())
+            .collect();
+        extension(
+            EXTENSION_SUPPORTED_VERSIONS,
+            &[&[list.len() as u8][..], &list].concat(),
+        )
+    }
+
+    #[test]
+    fn the_facts_are_what_the_client_said() {
+        let hello = message(
+            &[0x1a1a, 0x00ff, 0x1303, 0x1301],
+            &[
+                key_share(&[0x11ec, 0x001d]),
+                extension(EXTENSION_MAX_FRAGMENT_LENGTH, &[1]),
+                versions(&[TLS13, 0x0303]),
+            ],
+        );
+        let expected = ClientHelloFacts {
+            key_shares: vec![NamedGroup::X25519MLKEM768, NamedGroup::X25519],
+            max_fragment_length: Some(512),
+            prefers_chacha20: true,
+        };
+        assert_eq!(client_hello_facts(&record(&hello)), expected);
+        let (a, b) = hello.split_at(3);
+        let (b, c) = b.split_at(40);
+        let split = [
+            record(a),
+            record(b),
+            record(c),
+            b"\x14\x03\x03\x00\x01\x01".to_vec(),
+        ]
+        .concat();
+        assert_eq!(
+            client_hello_facts(&split),
+            expected,
+            "over three records, with more behind"
+        );
+    }
+
+    #[test]
+    fn a_share_of_a_client_without_tls_1_3_does_not_count() {
+        let hello = message(&[0xc02b], &[key_share(&[0x001d]), versions(&[0x0303])]);
+        assert_eq!(client_hello_facts(&record(&hello)).key_shares, []);
+    }
+
+    #[test]
+    fn every_max_fragment_length_has_its_size_and_others_have_none() {
+        for (code, size) in [
+            (0, None),
+            (1, Some(512)),
+            (2, Some(1024)),
+            (3, Some(2048)),
+            (4, Some(4096)),
+            (5, None),
+        ] {
+            let hello = message(
+                &[0xc02b],
+                &[extension(EXTENSION_MAX_FRAGMENT_LENGTH, &[code])],
+            );
+            assert_eq!(
+                client_hello_facts(&record(&hello)).max_fragment_length,
+                size,
+                "{code}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_hello_cut_anywhere_or_garbled_yields_no_facts_and_no_panic() {
+        let hello = record(&message(
+            &[0x1303],
+            &[key_share(&[0x001d]), versions(&[TLS13])],
+        ));
+        for length in 0..hello.len() {
+            assert_eq!(
+                client_hello_facts(&hello[..length]),
+                ClientHelloFacts::default(),
+                "{length}"
+            );
+        }
+        for at in 0..hello.len() {
+            for value in [0x00, 0x7f, 0xff] {
+                let mut garbled = hello.clone();
+                garbled[at] = value;
+                client_hello_facts(&garbled);
+            }
+        }
+    }
+}

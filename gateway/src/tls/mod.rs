@@ -15,6 +15,8 @@ mod pem;
 mod private_ca;
 mod server_config;
 mod subject_name;
+#[cfg(test)]
+mod tests;
 
 pub use accept::{Tap, TlsAcceptor, TlsStream};
 pub use certificates::{CertificateSource, Certificates, sha256_fingerprint};

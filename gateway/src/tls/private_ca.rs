@@ -390,3 +390,6 @@ fn check_clock(now: i64) -> Result<(), TlsError> {
 fn system_time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! How do the bytes of MQTT get in and out of frames? The stream that stands between a session and a WebSocket.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -25,7 +26,6 @@ const MAX_PAYLOAD: usize = 16 * 1024 - 4;
 ///
 /// Shutting down sends a Close, code 1000 unless [`set_close`](Self::set_close) or a violation said otherwise, and shuts
 /// down the stream below. It does not wait for the client's Close; to linger, read until the end of file.
-#[derive(Debug)]
 pub struct WsStream<S> {
     io: S,
     subprotocol: Subprotocol,
@@ -89,6 +89,14 @@ impl<S> WsStream<S> {
     /// The stream below. Reading from it or writing to it breaks the connection.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.io
+    }
+
+    #[cfg(test)]
+    pub(super) fn held_on_heap(&self) -> usize {
+        self.outgoing.capacity()
+            + self.early.capacity()
+            + self.pong.as_ref().map_or(0, Vec::capacity)
+            + self.decoder.held_on_heap()
     }
 
     fn end_with(&mut self, end: End) {
@@ -298,5 +306,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
             Poll::Pending => self.writer = Some(cx.waker().clone()),
             Poll::Ready(_) => self.writer = None,
         }
+    }
+}
+
+/// Leaves out all buffers: they may hold credentials.
+impl<S> fmt::Debug for WsStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WsStream")
+            .field("subprotocol", &self.subprotocol)
+            .field("buffered", &self.buffered())
+            .field("end", &self.end)
+            .field("close_sent", &self.close_sent)
+            .finish_non_exhaustive()
     }
 }
