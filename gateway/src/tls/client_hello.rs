@@ -1,5 +1,6 @@
-//! What did the client ask for that rustls does not tell us? Reads key shares and `max_fragment_length` from the bytes
-//! of a ClientHello. rustls has validated the message by the time this is asked; anything odd here counts as not said.
+//! What did the client ask for that rustls does not tell us? Reads key shares and
+//! `max_fragment_length` from the bytes of a ClientHello. rustls has validated the message by the
+//! time this is asked; anything odd here counts as not said.
 
 use rustls::{CipherSuite, NamedGroup};
 
@@ -10,14 +11,17 @@ use super::server_config::CHACHA20;
 pub struct ClientHelloFacts {
     /// The groups that the client sent a key share for (RFC 8446, 4.2.8), if it speaks TLS 1.3.
     pub key_shares: Vec<NamedGroup>,
-    /// The plaintext bytes of a record that the client can take (RFC 6066, 4): 512, 1024, 2048 or 4096.
+    /// The plaintext bytes of a record that the client can take (RFC 6066, 4): 512, 1024, 2048 or
+    /// 4096.
     pub max_fragment_length: Option<usize>,
-    /// Whether the client's first AEAD is ChaCha20-Poly1305, as with devices that have no AES in hardware.
+    /// Whether the client's first AEAD is ChaCha20-Poly1305, as with devices that have no AES in
+    /// hardware.
     pub prefers_chacha20: bool,
 }
 
-/// Reads the facts from the start of a TLS connection's bytes: one or more records with a ClientHello. Bytes after it
-/// are ignored. What is malformed or cut short yields the default, which suits every client.
+/// Reads the facts from the start of a TLS connection's bytes: one or more records with a
+/// ClientHello. Bytes after it are ignored. What is malformed or cut short yields the default,
+/// which suits every client.
 pub fn client_hello_facts(records: &[u8]) -> ClientHelloFacts {
     handshake_bytes(records)
         .and_then(|message| parse(&message))
@@ -112,7 +116,8 @@ fn parse(message: &[u8]) -> Option<ClientHelloFacts> {
     Some(facts)
 }
 
-/// GREASE (RFC 8701) and the two signalling suites (RFC 5746, RFC 7507) say nothing about a preference.
+/// GREASE (RFC 8701) and the two signalling suites (RFC 5746, RFC 7507) say nothing about a
+/// preference.
 fn is_signalling_or_grease(suite: u16) -> bool {
     let [high, low] = suite.to_be_bytes();
     (high == low && high & 0x0f == 0x0a) || suite == 0x00ff || suite == 0x5600
@@ -160,19 +165,19 @@ impl<'a> Input<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn vector16(body: &[u8]) -> Vec<u8> {
         [&(body.len() as u16).to_be_bytes()[..], body].concat()
     }
 
-    fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
+    pub(in crate::tls) fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
         [&kind.to_be_bytes()[..], &vector16(body)].concat()
     }
 
     /// The handshake message of a ClientHello.
-    fn message(suites: &[u16], extensions: &[Vec<u8>]) -> Vec<u8> {
+    pub(in crate::tls) fn message(suites: &[u16], extensions: &[Vec<u8>]) -> Vec<u8> {
         let suites: Vec<u8> = suites
             .iter()
             .flat_map(|suite| suite.to_be_bytes())
@@ -188,11 +193,11 @@ mod tests {
         [&[1, 0][..], &vector16(&body)].concat()
     }
 
-    fn record(fragment: &[u8]) -> Vec<u8> {
+    pub(in crate::tls) fn record(fragment: &[u8]) -> Vec<u8> {
         [&[22, 3, 1][..], &vector16(fragment)].concat()
     }
 
-    fn key_share(groups: &[u16]) -> Vec<u8> {
+    pub(in crate::tls) fn key_share(groups: &[u16]) -> Vec<u8> {
         let shares: Vec<u8> = groups
             .iter()
             .flat_map(|group| [&group.to_be_bytes()[..], &vector16(&[9; 32])].concat())
@@ -200,7 +205,7 @@ mod tests {
         extension(EXTENSION_KEY_SHARE, &vector16(&shares))
     }
 
-    fn versions(versions: &[u16]) -> Vec<u8> {
+    pub(in crate::tls) fn versions(versions: &[u16]) -> Vec<u8> {
         let list: Vec<u8> = versions
             .iter()
             .flat_map(|version| version.to_be_bytes())

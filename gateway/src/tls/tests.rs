@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::version::{TLS12, TLS13};
@@ -169,12 +169,13 @@ async fn a_listener_for_tls_1_3_refuses_1_2() {
 #[tokio::test]
 async fn alpn_is_optional_but_a_list_without_ours_is_refused() {
     let gateway = Gateway::new(&ServerTlsSettings::default());
-    let cases: [(&[&str], Option<Option<&[u8]>>); 5] = [
-        (&[], Some(None)),
-        (&["mqtt"], Some(Some(b"mqtt"))),
-        (&["h2", "http/1.1"], Some(Some(b"http/1.1"))),
-        (&["http/1.1", "mqtt"], Some(Some(b"mqtt"))),
-        (&["h2"], None),
+    const REFUSED: &str = "refused";
+    let cases: [(&[&str], &str); 5] = [
+        (&[], ""),
+        (&["mqtt"], "mqtt"),
+        (&["h2", "http/1.1"], "http/1.1"),
+        (&["http/1.1", "mqtt"], "mqtt"),
+        (&["h2"], REFUSED),
     ];
     for (offered, expected) in cases {
         for version in [&TLS12, &TLS13] {
@@ -185,15 +186,12 @@ async fn alpn_is_optional_but_a_list_without_ours_is_refused() {
                     ..Client::default()
                 })
                 .await;
-            let chosen = client
-                .ok()
-                .map(|client| client.get_ref().1.alpn_protocol().map(<[u8]>::to_vec));
-            assert_eq!(
-                chosen.as_ref().map(|name| name.as_deref()),
-                expected,
-                "{offered:?}"
-            );
-            assert_eq!(server.is_ok(), expected.is_some());
+            let chosen = client.map_or(REFUSED.to_owned(), |client| {
+                let name = client.get_ref().1.alpn_protocol().unwrap_or_default();
+                String::from_utf8(name.to_vec()).unwrap()
+            });
+            assert_eq!(chosen, expected, "{offered:?}");
+            assert_eq!(server.is_ok(), expected != REFUSED);
         }
     }
 }
@@ -290,24 +288,19 @@ async fn aes_128_is_preferred_unless_the_client_puts_chacha20_first() {
 #[tokio::test]
 async fn a_client_resumes_by_ticket_and_without_tickets_by_id() {
     let gateway = Gateway::new(&ServerTlsSettings::default());
-    let by_id = |config: &mut ClientConfig| {
-        config.resumption = Resumption::in_memory_sessions(8)
-            .tls12_resumption(rustls::client::Tls12Resumption::SessionIdOnly);
-    };
-    let by_ticket = |_: &mut ClientConfig| {};
-    let cases: [(&SupportedProtocolVersion, &dyn Fn(&mut ClientConfig)); 3] =
-        [(&TLS13, &by_ticket), (&TLS12, &by_ticket), (&TLS12, &by_id)];
-    for (version, adjust) in cases {
-        let version = if version.version == ProtocolVersion::TLSv1_3 {
-            &TLS13
-        } else {
-            &TLS12
-        };
+    for (version, resumption) in [
+        (&TLS13, Resumption::in_memory_sessions(8)),
+        (&TLS12, Resumption::in_memory_sessions(8)),
+        (
+            &TLS12,
+            Resumption::in_memory_sessions(8).tls12_resumption(Tls12Resumption::SessionIdOnly),
+        ),
+    ] {
         let mut config = gateway.client(&Client {
             version,
             ..Client::default()
         });
-        adjust(&mut config);
+        config.resumption = resumption;
         let config = Arc::new(config);
         for expected in [
             HandshakeKind::Full,
@@ -565,4 +558,70 @@ async fn a_client_that_asks_for_small_records_gets_full_ones_of_that_size() {
         [4096, 904]
     );
     assert_eq!(record_sizes(&gateway, &facts(None), 5000).await, [5000]);
+}
+
+/// Whether the server answers this ClientHello with a HelloRetryRequest (RFC 8446, 4.1.3).
+fn asks_for_a_retry(config: Arc<rustls::ServerConfig>, hello: &[u8]) -> bool {
+    const RETRY_RANDOM: [u8; 4] = [0xcf, 0x21, 0xad, 0x74];
+    let mut server = rustls::ServerConnection::new(config).unwrap();
+    server.read_tls(&mut &*hello).unwrap();
+    server.process_new_packets().unwrap();
+    let mut wire = Vec::new();
+    server.write_tls(&mut wire).unwrap();
+    assert_eq!((wire[0], wire[5]), (22, 2), "a ServerHello");
+    wire[11..15] == RETRY_RANDOM
+}
+
+// C3
+#[test]
+fn a_client_that_prefers_a_group_but_sends_the_share_of_another_is_not_made_to_retry() {
+    use super::client_hello::tests::{extension, key_share, message, record, versions};
+    const HYBRID: u16 = 0x11ec;
+    const X25519: u16 = 0x001d;
+    const P256: u16 = 0x0017;
+    let hello = |groups: &[u16], shares: &[u16]| {
+        let list: Vec<u8> = groups
+            .iter()
+            .flat_map(|group| group.to_be_bytes())
+            .collect();
+        let groups = [&(list.len() as u16).to_be_bytes()[..], &list].concat();
+        let signatures = extension(13, &[0, 2, 0x04, 0x03]);
+        record(&message(
+            &[0x1301],
+            &[
+                extension(10, &groups),
+                signatures,
+                key_share(shares),
+                versions(&[0x0304]),
+            ],
+        ))
+    };
+    let gateway = Gateway::new(&ServerTlsSettings::default());
+    let configs = ServerConfigs::new(
+        Arc::clone(&gateway.certificates),
+        &ServerTlsSettings::default(),
+    )
+    .unwrap();
+    let plain = Arc::new(
+        rustls::ServerConfig::builder_with_provider(server_config::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&gateway.certificates) as _),
+    );
+    for groups in [&[HYBRID, X25519][..], &[P256, HYBRID, X25519]] {
+        let hello = hello(groups, &[X25519]);
+        let ours = configs.for_client(&client_hello_facts(&hello));
+        assert!(!asks_for_a_retry(ours, &hello), "{groups:?}");
+        assert!(
+            asks_for_a_retry(Arc::clone(&plain), &hello),
+            "rustls alone would ask: {groups:?}"
+        );
+    }
+    // No usable share: the retry asks for a group that is not the hybrid one.
+    let hello = hello(&[HYBRID, P256], &[]);
+    assert!(asks_for_a_retry(
+        configs.for_client(&client_hello_facts(&hello)),
+        &hello
+    ));
 }

@@ -1,4 +1,5 @@
-//! What do these WebSocket frames carry? Decodes a client's frames in place and encodes ours (RFC 6455, 5). No I/O.
+//! What do these WebSocket frames carry? Decodes a client's frames in place and encodes ours (RFC
+//! 6455, 5). No I/O.
 
 /// The payload bytes that a control frame can have (RFC 6455, 5.5).
 const MAX_CONTROL: usize = 125;
@@ -111,7 +112,8 @@ impl Decoder {
         self.control.capacity()
     }
 
-    /// Decodes `bytes`, and moves the data in it to the front. To be called no more once it has returned an end.
+    /// Decodes `bytes`, and moves the data in it to the front. To be called no more once it has
+    /// returned an end.
     pub(super) fn decode(&mut self, bytes: &mut [u8]) -> Decoded {
         let mut decoded = Decoded::default();
         let mut at = 0;
@@ -358,6 +360,7 @@ fn unmask(bytes: &mut [u8], mask: &mut [u8; 4]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
@@ -393,9 +396,9 @@ mod tests {
     proptest! {
         #[test]
         fn frames_decode_to_the_same_bytes_however_the_stream_is_cut(
-            messages in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..300), any::<bool>()), 0..8),
+            messages in vec((vec(any::<u8>(), 0..300), any::<bool>()), 0..8),
             mask in any::<[u8; 4]>(),
-            cuts in prop::collection::vec(1usize..40, 1..200),
+            cuts in vec(1usize..40, 1..200),
         ) {
             let (wire, data) = encode(&messages, mask);
             let mut decoder = Decoder::new(1 << 16);
@@ -415,7 +418,9 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_never_yield_more_than_they_are(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn arbitrary_bytes_never_yield_more_than_they_are(
+            mut bytes in vec(any::<u8>(), 0..400),
+        ) {
             let length = bytes.len();
             let decoded = Decoder::new(1000).decode(&mut bytes);
             prop_assert!(decoded.data <= length);

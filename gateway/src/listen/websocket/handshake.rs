@@ -93,7 +93,8 @@ impl Refusal {
     fn response(self) -> Vec<u8> {
         let (status, reason, text) = self.answer();
         format!(
-            "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{}\r\n{text}\n",
+            "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+             {}\r\n{text}\n",
             text.len() + 1,
             self.extra_headers(),
         )

@@ -1,4 +1,5 @@
-//! Against tungstenite's client where it will say what the test needs, and against raw bytes where it will not.
+//! Against tungstenite's client where it will say what the test needs, and against raw bytes where
+//! it will not.
 
 use std::future::poll_fn;
 use std::io;
@@ -29,7 +30,8 @@ fn settings() -> WsSettings {
 
 fn request(lines: &str) -> String {
     format!(
-        "GET /mqtt HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        "GET /mqtt HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{lines}\r\n"
     )
 }
@@ -719,4 +721,77 @@ async fn frames_stay_whole_on_a_stream_that_takes_single_bytes() {
         .await
         .unwrap();
     assert_eq!(sizes, [1, 200, 3000]);
+}
+
+#[tokio::test]
+async fn mqtt_over_websocket_over_tls_passes_both_ways() {
+    use std::sync::Arc;
+
+    use rustls::{ClientConfig, RootCertStore};
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, ServerName};
+    use tokio_rustls::TlsConnector;
+
+    use crate::tls::{
+        Certificates, PrivateCa, ServerConfigs, ServerTlsSettings, TlsAcceptor, server_names,
+    };
+
+    let directory = tempfile::tempdir().unwrap();
+    let ca = PrivateCa::open(directory.path(), server_names(&[]).unwrap()).unwrap();
+    let certificates = Certificates::load(&ca.source()).unwrap();
+    let configs = ServerConfigs::new(certificates, &ServerTlsSettings::default()).unwrap();
+    let acceptor = TlsAcceptor::new(Arc::new(configs));
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_file(ca.ca_certificate()).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+
+    let (near, far) = duplex(4096);
+    let data: Vec<u8> = (0..200_000u32).map(|number| number as u8).collect();
+    let serving = async {
+        let tls = acceptor.accept(near).await.unwrap();
+        assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+        let (mut reading, mut writing) = tokio::io::split(accept(tls, &settings()).await.unwrap());
+        tokio::io::copy(&mut reading, &mut writing).await.unwrap();
+        writing.shutdown().await.unwrap();
+    };
+    let asking = async {
+        let name = ServerName::try_from("localhost").unwrap();
+        let tls = TlsConnector::from(Arc::new(config))
+            .connect(name, far)
+            .await
+            .unwrap();
+        let mut hello = "wss://localhost/mqtt".into_client_request().unwrap();
+        hello
+            .headers_mut()
+            .insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
+        let (client, _) = tokio_tungstenite::client_async(hello, tls).await.unwrap();
+        let (mut sending, mut receiving) = client.split();
+        let send = async {
+            for part in data.chunks(50_000) {
+                sending.send(Message::binary(part.to_vec())).await.unwrap();
+            }
+        };
+        let receive = async {
+            let mut got = Vec::new();
+            while got.len() < data.len() {
+                got.extend_from_slice(&receiving.next().await.unwrap().unwrap().into_data());
+            }
+            got
+        };
+        let ((), got) = tokio::join!(send, receive);
+        assert!(got == data);
+        sending.close().await.unwrap();
+        while let Some(Ok(_)) = receiving.next().await {}
+    };
+    timeout(DEADLINE, async { tokio::join!(serving, asking) })
+        .await
+        .unwrap();
 }
