@@ -65,11 +65,27 @@ pub enum WsError {
 ///
 /// # Errors
 /// [`WsError::Refused`] after a proper HTTP answer, [`WsError::Left`] and [`WsError::Io`].
-pub async fn accept<S>(mut stream: S, settings: &WsSettings) -> Result<WsStream<S>, WsError>
+pub async fn accept<S>(stream: S, settings: &WsSettings) -> Result<WsStream<S>, WsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let opened = handshake::open(&mut stream, &settings.paths).await?;
+    accept_after(Vec::new(), stream, settings).await
+}
+
+/// [`accept`] on a listener that has already read the `first` bytes of the request, to tell it from
+/// an MQTT packet: a CONNECT begins with 0x10 and a request with `G`.
+///
+/// # Errors
+/// As for [`accept`].
+pub async fn accept_after<S>(
+    first: Vec<u8>,
+    mut stream: S,
+    settings: &WsSettings,
+) -> Result<WsStream<S>, WsError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let opened = handshake::open(first, &mut stream, &settings.paths).await?;
     Ok(WsStream::new(
         stream,
         opened.subprotocol,

@@ -37,6 +37,15 @@ impl TlsAcceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        // The handshake's states are several KB; in a box, a connection's task does not keep room
+        // for them as long as it lives.
+        Box::pin(self.handshake(stream)).await
+    }
+
+    async fn handshake<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let tap = Tap {
             inner: stream,
             record: Some(Vec::new()),

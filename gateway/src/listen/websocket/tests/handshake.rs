@@ -185,3 +185,16 @@ async fn a_request_sent_byte_by_byte_with_frames_behind_it_loses_nothing() {
     });
     assert_eq!(&got.await.unwrap(), b"firstsecond");
 }
+
+#[tokio::test]
+async fn a_request_whose_first_bytes_were_read_before_is_understood() {
+    let octets = request("Sec-WebSocket-Protocol: mqtt\r\n").into_bytes();
+    for already_read in [0, 1, 4, octets.len() - 1, octets.len()] {
+        let (near, mut far) = duplex(1024);
+        let (first, rest) = octets.split_at(already_read);
+        far.write_all(rest).await.unwrap();
+        accept_after(first.to_vec(), near, &settings())
+            .await
+            .unwrap();
+    }
+}
