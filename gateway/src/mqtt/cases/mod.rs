@@ -3,6 +3,7 @@
 
 mod acks;
 mod connect;
+mod connect_refused;
 mod control;
 mod publish;
 mod replies;
