@@ -136,8 +136,13 @@ pub fn covers(wide: &str, narrow: &str) -> bool {
     if narrow.starts_with('$') && wide.starts_with(['+', '#']) {
         return false;
     }
-    // `#` alone stands for one level or more, behind a slash for none or more: spelled `+/#` it is one of many.
-    let mut narrow = Some(if narrow == "#" { "+/#" } else { narrow });
+    // Behind a slash `#` stands for no level or more, but no topic is empty: `#` alone and `/#` ask for one level more
+    // than they show.
+    let mut narrow = Some(match narrow {
+        "#" => "+/#",
+        "/#" => "/+/#",
+        other => other,
+    });
     let mut wide = Some(if wide == "#" { "+/#" } else { wide });
     while let Some(pattern) = wide {
         let (level, deeper) = split_level(pattern);

@@ -23,12 +23,13 @@ mod properties;
 mod publish;
 mod reader;
 mod reason;
+mod reply;
 #[cfg(test)]
 mod tests;
 pub mod topic;
 
 pub use decode::Decoder;
-pub use encode::{ConnAck, PeerLimits, Reply, encode};
+pub use encode::encode;
 pub use error::{DecodeError, EncodeError};
 pub use filter::{Filter, SubscriptionFilter, covers, matches};
 pub use frame::PublishFrame;
@@ -37,6 +38,7 @@ pub use packet::{
     Subscribe, SubscribeFilter, Unsubscribe, UserProperties, Will,
 };
 pub use reason::ReasonCode;
+pub use reply::{ConnAck, PeerLimits, Reply};
 pub use topic::{TopicError, validate_topic_name};
 
 /// The protocol version of a connection, fixed by its CONNECT.

@@ -1,5 +1,5 @@
-//! How does an accepted stream become a TLS stream? Reads the ClientHello, picks the listener's configuration for it and
-//! completes the handshake. Deadlines and limits are `listen`'s.
+//! How does an accepted stream become a TLS stream? Reads the ClientHello, picks the listener's
+//! configuration for it and completes the handshake. Deadlines and limits are `listen`'s.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -27,18 +27,28 @@ impl TlsAcceptor {
         Self { configs }
     }
 
-    /// Completes the server's handshake on `stream`. Reads at most 64 KiB before the ClientHello is complete. Sets no
-    /// deadline: wrap it in one.
+    /// Completes the server's handshake on `stream`. Reads at most 64 KiB before the ClientHello is
+    /// complete. Sets no deadline: wrap it in one.
     ///
     /// # Errors
-    /// Whatever the stream or the handshake fails with; the client has then been sent the alert that rustls chose.
+    /// Whatever the stream or the handshake fails with; the client has then been sent the alert
+    /// that rustls chose.
     pub async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        // The handshake's states are several KB; in a box, a connection's task does not keep room
+        // for them as long as it lives.
+        Box::pin(self.handshake(stream)).await
+    }
+
+    async fn handshake<S>(&self, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let tap = Tap {
             inner: stream,
-            record: Some(Box::default()),
+            record: Some(Vec::new()),
         };
         let mut start = LazyConfigAcceptor::new(Acceptor::default(), tap).await?;
         let record = start.io.record.take().unwrap_or_default();
@@ -55,11 +65,12 @@ impl TlsAcceptor {
 /// What rustls may hold for a client that does not read, in bytes: one full record.
 const OUTGOING_LIMIT: usize = 16 * 1024;
 
-/// Keeps a copy of the bytes that are read until the ClientHello is complete; then it only passes on.
+/// Keeps a copy of the bytes that are read until the ClientHello is complete; then it only passes
+/// on.
 #[derive(Debug)]
 pub struct Tap<S> {
     inner: S,
-    record: Option<Box<Vec<u8>>>,
+    record: Option<Vec<u8>>,
 }
 
 impl<S> Tap<S> {

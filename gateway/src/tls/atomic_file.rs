@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::TlsError;
 
-/// Writes `contents` to a temporary file beside `path`, syncs it, renames it over `path` and syncs the directory.
-/// `mode` is set whatever the umask says.
+/// Writes `contents` to a temporary file beside `path`, syncs it, renames it over `path` and syncs
+/// the directory. `mode` is set whatever the umask says.
 ///
 /// # Errors
 /// [`TlsError::Write`]; `path` is then untouched.

@@ -1,5 +1,5 @@
-//! Which certificate does a listener present right now? Loads and validates a certificate with its key, and swaps it
-//! while connections stay up.
+//! Which certificate does a listener present right now? Loads and validates a certificate with its
+//! key, and swaps it while connections stay up.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,8 @@ use rustls_pki_types::CertificateDer;
 use super::pem::{self, CertificateFacts};
 use super::{TlsError, server_config};
 
-/// Two PEM files: the certificate chain, leaf first, and the private key of the leaf (PKCS#8, SEC1 or PKCS#1).
+/// Two PEM files: the certificate chain, leaf first, and the private key of the leaf (PKCS#8, SEC1
+/// or PKCS#1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateSource {
     certificate: PathBuf,
@@ -30,7 +31,8 @@ impl CertificateSource {
         Self {
             certificate: certificate.into(),
             private_key: private_key.into(),
-            remedy: "put the matching pair there, or remove `certificate` and `private_key` from the configuration to \
+            remedy: "put the matching pair there, or remove `certificate` and `private_key` from \
+                     the configuration to \
                      use the built-in private CA",
         }
     }
@@ -55,7 +57,8 @@ impl CertificateSource {
     }
 }
 
-/// The certificate that new handshakes get. Cheap to read from every handshake; replaced as a whole by [`reload`].
+/// The certificate that new handshakes get. Cheap to read from every handshake; replaced as a whole
+/// by [`reload`].
 ///
 /// [`reload`]: Certificates::reload
 pub struct Certificates {
@@ -65,8 +68,8 @@ pub struct Certificates {
 impl Certificates {
     /// Loads the pair and checks that it belongs together.
     ///
-    /// A certificate that has expired or is not valid yet is loaded all the same, with an error in the log: a gateway
-    /// that refused to start would also take away what still works.
+    /// A certificate that has expired or is not valid yet is loaded all the same, with an error in
+    /// the log: a gateway that refused to start would also take away what still works.
     ///
     /// # Errors
     /// [`TlsError::Read`], [`TlsError::Damaged`] or [`TlsError::KeyMismatch`].
@@ -80,12 +83,12 @@ impl Certificates {
         }))
     }
 
-    /// Loads and validates the pair, then swaps it in. Open connections keep what they have. Returns whether the leaf
-    /// changed.
+    /// Loads and validates the pair, then swaps it in. Open connections keep what they have.
+    /// Returns whether the leaf changed.
     ///
     /// # Errors
-    /// As for [`load`](Self::load), and [`TlsError::NotValid`] for a certificate outside its validity. On every error the
-    /// current certificate stays.
+    /// As for [`load`](Self::load), and [`TlsError::NotValid`] for a certificate outside its
+    /// validity. On every error the current certificate stays.
     pub fn reload(&self, source: &CertificateSource) -> Result<bool, TlsError> {
         let loaded = Loaded::from_files(source)?;
         loaded.check_validity(source, SystemTime::now())?;
@@ -152,7 +155,8 @@ impl Loaded {
         if pem::mode(&source.private_key)? & 0o004 != 0 {
             tracing::warn!(
                 path = %source.private_key.display(),
-                "everybody on this machine can read the private key; `chmod o-rwx` it and consider replacing it"
+                "everybody on this machine can read the private key; `chmod o-rwx` it and \
+                 consider replacing it"
             );
         }
         let certified_key = CertifiedKey::from_der(chain, private_key, &server_config::provider())
@@ -193,11 +197,13 @@ impl Loaded {
 impl CertificateSource {
     fn explain(&self, error: rustls::Error) -> TlsError {
         match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsError::KeyMismatch {
-                certificate: self.certificate.clone(),
-                key: self.private_key.clone(),
-                remedy: self.remedy,
-            },
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                TlsError::KeyMismatch {
+                    certificate: self.certificate.clone(),
+                    key: self.private_key.clone(),
+                    remedy: self.remedy,
+                }
+            }
             rustls::Error::InvalidCertificate(error) => TlsError::Damaged {
                 path: self.certificate.clone(),
                 problem: format!("not a usable certificate ({error})"),
@@ -206,8 +212,9 @@ impl CertificateSource {
             // Kept short on purpose: what a key parser says may quote the key.
             _ => TlsError::Damaged {
                 path: self.private_key.clone(),
-                problem: "its private key is of no supported kind (ECDSA P-256/P-384/P-521, Ed25519, RSA from 2048 bit)"
-                    .to_owned(),
+                problem:
+                    "its private key is of no supported kind (ECDSA P-256 to P-521, Ed25519, RSA)"
+                        .to_owned(),
                 remedy: self.remedy,
             },
         }

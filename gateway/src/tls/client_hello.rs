@@ -1,5 +1,6 @@
-//! What did the client ask for that rustls does not tell us? Reads key shares and `max_fragment_length` from the bytes
-//! of a ClientHello. rustls has validated the message by the time this is asked; anything odd here counts as not said.
+//! What did the client ask for that rustls does not tell us? Reads key shares and
+//! `max_fragment_length` from the bytes of a ClientHello. rustls has validated the message by the
+//! time this is asked; anything odd here counts as not said.
 
 use rustls::{CipherSuite, NamedGroup};
 
@@ -10,14 +11,17 @@ use super::server_config::CHACHA20;
 pub struct ClientHelloFacts {
     /// The groups that the client sent a key share for (RFC 8446, 4.2.8), if it speaks TLS 1.3.
     pub key_shares: Vec<NamedGroup>,
-    /// The plaintext bytes of a record that the client can take (RFC 6066, 4): 512, 1024, 2048 or 4096.
+    /// The plaintext bytes of a record that the client can take (RFC 6066, 4): 512, 1024, 2048 or
+    /// 4096.
     pub max_fragment_length: Option<usize>,
-    /// Whether the client's first AEAD is ChaCha20-Poly1305, as with devices that have no AES in hardware.
+    /// Whether the client's first AEAD is ChaCha20-Poly1305, as with devices that have no AES in
+    /// hardware.
     pub prefers_chacha20: bool,
 }
 
-/// Reads the facts from the start of a TLS connection's bytes: one or more records with a ClientHello. Bytes after it
-/// are ignored. What is malformed or cut short yields the default, which suits every client.
+/// Reads the facts from the start of a TLS connection's bytes: one or more records with a
+/// ClientHello. Bytes after it are ignored. What is malformed or cut short yields the default,
+/// which suits every client.
 pub fn client_hello_facts(records: &[u8]) -> ClientHelloFacts {
     handshake_bytes(records)
         .and_then(|message| parse(&message))
@@ -112,7 +116,8 @@ fn parse(message: &[u8]) -> Option<ClientHelloFacts> {
     Some(facts)
 }
 
-/// GREASE (RFC 8701) and the two signalling suites (RFC 5746, RFC 7507) say nothing about a preference.
+/// GREASE (RFC 8701) and the two signalling suites (RFC 5746, RFC 7507) say nothing about a
+/// preference.
 fn is_signalling_or_grease(suite: u16) -> bool {
     let [high, low] = suite.to_be_bytes();
     (high == low && high & 0x0f == 0x0a) || suite == 0x00ff || suite == 0x5600
@@ -156,5 +161,140 @@ impl<'a> Input<'a> {
     fn vector16(&mut self) -> Option<Input<'a>> {
         let length = self.number(2)?;
         self.take(length).map(Input)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    fn vector16(body: &[u8]) -> Vec<u8> {
+        [&(body.len() as u16).to_be_bytes()[..], body].concat()
+    }
+
+    pub(in crate::tls) fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
+        [&kind.to_be_bytes()[..], &vector16(body)].concat()
+    }
+
+    /// The handshake message of a ClientHello.
+    pub(in crate::tls) fn message(suites: &[u16], extensions: &[Vec<u8>]) -> Vec<u8> {
+        let suites: Vec<u8> = suites
+            .iter()
+            .flat_map(|suite| suite.to_be_bytes())
+            .collect();
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.push(0);
+        body.extend(vector16(&suites));
+        body.extend([1, 0]);
+        if !extensions.is_empty() {
+            body.extend(vector16(&extensions.concat()));
+        }
+        [&[1, 0][..], &vector16(&body)].concat()
+    }
+
+    pub(in crate::tls) fn record(fragment: &[u8]) -> Vec<u8> {
+        [&[22, 3, 1][..], &vector16(fragment)].concat()
+    }
+
+    pub(in crate::tls) fn key_share(groups: &[u16]) -> Vec<u8> {
+        let shares: Vec<u8> = groups
+            .iter()
+            .flat_map(|group| [&group.to_be_bytes()[..], &vector16(&[9; 32])].concat())
+            .collect();
+        extension(EXTENSION_KEY_SHARE, &vector16(&shares))
+    }
+
+    pub(in crate::tls) fn versions(versions: &[u16]) -> Vec<u8> {
+        let list: Vec<u8> = versions
+            .iter()
+            .flat_map(|version| version.to_be_bytes())
+            .collect();
+        extension(
+            EXTENSION_SUPPORTED_VERSIONS,
+            &[&[list.len() as u8][..], &list].concat(),
+        )
+    }
+
+    #[test]
+    fn the_facts_are_what_the_client_said() {
+        let hello = message(
+            &[0x1a1a, 0x00ff, 0x1303, 0x1301],
+            &[
+                key_share(&[0x11ec, 0x001d]),
+                extension(EXTENSION_MAX_FRAGMENT_LENGTH, &[1]),
+                versions(&[TLS13, 0x0303]),
+            ],
+        );
+        let expected = ClientHelloFacts {
+            key_shares: vec![NamedGroup::X25519MLKEM768, NamedGroup::X25519],
+            max_fragment_length: Some(512),
+            prefers_chacha20: true,
+        };
+        assert_eq!(client_hello_facts(&record(&hello)), expected);
+        let (a, b) = hello.split_at(3);
+        let (b, c) = b.split_at(40);
+        let split = [
+            record(a),
+            record(b),
+            record(c),
+            b"\x14\x03\x03\x00\x01\x01".to_vec(),
+        ]
+        .concat();
+        assert_eq!(
+            client_hello_facts(&split),
+            expected,
+            "over three records, with more behind"
+        );
+    }
+
+    #[test]
+    fn a_share_of_a_client_without_tls_1_3_does_not_count() {
+        let hello = message(&[0xc02b], &[key_share(&[0x001d]), versions(&[0x0303])]);
+        assert_eq!(client_hello_facts(&record(&hello)).key_shares, []);
+    }
+
+    #[test]
+    fn every_max_fragment_length_has_its_size_and_others_have_none() {
+        for (code, size) in [
+            (0, None),
+            (1, Some(512)),
+            (2, Some(1024)),
+            (3, Some(2048)),
+            (4, Some(4096)),
+            (5, None),
+        ] {
+            let hello = message(
+                &[0xc02b],
+                &[extension(EXTENSION_MAX_FRAGMENT_LENGTH, &[code])],
+            );
+            assert_eq!(
+                client_hello_facts(&record(&hello)).max_fragment_length,
+                size,
+                "{code}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_hello_cut_anywhere_or_garbled_yields_no_facts_and_no_panic() {
+        let hello = record(&message(
+            &[0x1303],
+            &[key_share(&[0x001d]), versions(&[TLS13])],
+        ));
+        for length in 0..hello.len() {
+            assert_eq!(
+                client_hello_facts(&hello[..length]),
+                ClientHelloFacts::default(),
+                "{length}"
+            );
+        }
+        for at in 0..hello.len() {
+            for value in [0x00, 0x7f, 0xff] {
+                let mut garbled = hello.clone();
+                garbled[at] = value;
+                client_hello_facts(&garbled);
+            }
+        }
     }
 }

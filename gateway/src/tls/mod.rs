@@ -1,8 +1,9 @@
 //! Which certificate, which records?
 //!
-//! This room owns the gateway's certificates (files of the operator or the private CA), the rustls configuration of a
-//! listener, and the choice of records by what a ClientHello asks for. It does not open sockets and sets no deadlines
-//! (`listen`), and it decides nothing about who a client is (`auth`).
+//! This room owns the gateway's certificates (files of the operator or the private CA), the rustls
+//! configuration of a listener, and the choice of records by what a ClientHello asks for. It does
+//! not open sockets and sets no deadlines (`listen`), and it decides nothing about who a client is
+//! (`auth`).
 
 use std::io;
 use std::path::PathBuf;
@@ -15,6 +16,8 @@ mod pem;
 mod private_ca;
 mod server_config;
 mod subject_name;
+#[cfg(test)]
+mod tests;
 
 pub use accept::{Tap, TlsAcceptor, TlsStream};
 pub use certificates::{CertificateSource, Certificates, sha256_fingerprint};
@@ -23,8 +26,8 @@ pub use private_ca::{PrivateCa, Renewal};
 pub use server_config::{Alpn, MinVersion, ServerConfigs, ServerTlsSettings};
 pub use subject_name::{SubjectName, server_names};
 
-/// Everything that can go wrong in this room. Each message names the thing, its value and the remedy; none contains
-/// key material.
+/// Everything that can go wrong in this room. Each message names the thing, its value and the
+/// remedy; none contains key material.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("cannot read {path}: {source}")]
@@ -58,13 +61,15 @@ pub enum TlsError {
     },
 
     #[error(
-        "server name {name:?} cannot stand in a certificate: {problem}; give a DNS name (in its xn-- form) or an IP \
+        "server name {name:?} cannot stand in a certificate: {problem}; give a DNS name (in its \
+         xn-- form) or an IP \
          address"
     )]
     ServerName { name: String, problem: &'static str },
 
     #[error(
-        "the system clock says it is before 2025 ({unix_seconds} s since 1970), so certificates made now would be \
+        "the system clock says it is before 2025 ({unix_seconds} s since 1970), so certificates \
+         made now would be \
          worthless; set the clock and start again"
     )]
     Clock { unix_seconds: i64 },

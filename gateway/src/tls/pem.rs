@@ -1,5 +1,5 @@
-//! What is in these PEM files? Bounded reading of certificate and key files, and the facts of a certificate that the
-//! room decides by.
+//! What is in these PEM files? Bounded reading of certificate and key files, and the facts of a
+//! certificate that the room decides by.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -102,8 +102,10 @@ pub(super) fn read_private_key(
     if find(&text, b"BEGIN ENCRYPTED PRIVATE KEY") || find(&text, b"Proc-Type: 4,ENCRYPTED") {
         return Err(TlsError::Damaged {
             path: path.to_owned(),
-            problem: "the key is encrypted with a passphrase, which nobody could type at an unattended start".to_owned(),
-            remedy: "decrypt it with `openssl pkey -in KEY -out NEWKEY` and protect the file by its permissions",
+            problem: "it is encrypted, and nobody types a passphrase at an unattended start"
+                .to_owned(),
+            remedy: "decrypt it with `openssl pkey -in KEY -out NEWKEY` and protect it by its \
+                     permissions",
         });
     }
     PrivateKeyDer::from_pem_slice(&text).map_err(|_| TlsError::Damaged {

@@ -1,9 +1,10 @@
-//! Who vouches for a gateway without a public certificate? A private CA in the data directory, and the server
-//! certificate that it issues and renews. Serving that certificate is [`super::Certificates`]' part.
+//! Who vouches for a gateway without a public certificate? A private CA in the data directory, and
+//! the server certificate that it issues and renews. Serving that certificate is
+//! [`super::Certificates`]' part.
 //!
-//! Four files in `<data directory>/tls/`: `ca.pem` (what clients are given), `ca.key`, `server.pem`, `server.key`. A key
-//! is always on disk before the certificate that needs it, and a renewal keeps the key and replaces one file, so that no
-//! crash leaves a pair that does not match.
+//! Four files in `<data directory>/tls/`: `ca.pem` (what clients are given), `ca.key`,
+//! `server.pem`, `server.key`. A key is always on disk before the certificate that needs it, and a
+//! renewal keeps the key and replaces one file, so that no crash leaves a pair that does not match.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,17 +32,19 @@ use super::{CertificateSource, SubjectName, TlsError, atomic_file, server_config
 const DAY: i64 = 86_400;
 /// Ten years: devices keep `ca.pem` in flash and are seldom visited.
 const CA_LIFETIME: i64 = 3_652 * DAY;
-/// 397 days in all, the longest that browsers accept from any CA (CA/Browser Forum ballot SC31), so that a page may use
-/// MQTT over WebSocket with this certificate.
+/// 397 days in all, the longest that browsers accept from any CA (CA/Browser Forum ballot SC31), so
+/// that a page may use MQTT over WebSocket with this certificate.
 const LEAF_LIFETIME: i64 = 397 * DAY;
 /// Devices without a battery-backed clock may be behind.
 const BACKDATE: i64 = DAY;
 /// 2025-01-01: a clock before it was never set.
 const CLOCK_IS_UNSET_BEFORE: i64 = 1_735_689_600;
 
-const CA_REMEDY: &str = "restore ca.pem and ca.key from a backup, or remove the whole tls directory to begin a new \
+const CA_REMEDY: &str = "restore ca.pem and ca.key from a backup, or remove the whole tls \
+                         directory to begin a new \
                          private CA (every client then needs the new ca.pem)";
-const LEAF_REMEDY: &str = "remove server.pem and server.key and start again: the private CA issues a new pair that clients trust as before";
+const LEAF_REMEDY: &str = "remove server.pem and server.key and start \
+                           again: the private CA issues a new pair that clients trust as before";
 
 /// Why a server certificate was issued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,15 +80,16 @@ pub struct PrivateCa {
 }
 
 impl PrivateCa {
-    /// Creates the CA and the server certificate in `<data_directory>/tls/` if they are missing, checks them, repairs
-    /// the permissions of keys, and renews the server certificate if it is due. Does file I/O: not for an async worker.
+    /// Creates the CA and the server certificate in `<data_directory>/tls/` if they are missing,
+    /// checks them, repairs the permissions of keys, and renews the server certificate if it is
+    /// due. Does file I/O: not for an async worker.
     ///
     /// `names` comes from [`super::server_names`].
     ///
     /// # Errors
-    /// [`TlsError::Damaged`], [`TlsError::Missing`] or [`TlsError::KeyMismatch`] for files that cannot be used,
-    /// [`TlsError::NotValid`] for an expired CA, [`TlsError::Clock`] if the clock was never set, [`TlsError::Read`] and
-    /// [`TlsError::Write`].
+    /// [`TlsError::Damaged`], [`TlsError::Missing`] or [`TlsError::KeyMismatch`] for files that
+    /// cannot be used, [`TlsError::NotValid`] for an expired CA, [`TlsError::Clock`] if the clock
+    /// was never set, [`TlsError::Read`] and [`TlsError::Write`].
     pub fn open(data_directory: &Path, names: BTreeSet<SubjectName>) -> Result<Self, TlsError> {
         Self::open_at(data_directory, names, SystemTime::now())
     }
@@ -109,8 +113,9 @@ impl PrivateCa {
         Ok(ca)
     }
 
-    /// Issues a new server certificate if the present one is due (rule C4): missing, with less than a third of its life
-    /// left, without a wanted name, or from another CA. The CA and the server's private key stay. The caller then calls
+    /// Issues a new server certificate if the present one is due (rule C4): missing, with less than
+    /// a third of its life left, without a wanted name, or from another CA. The CA and the server's
+    /// private key stay. The caller then calls
     /// [`Certificates::reload`](super::Certificates::reload). Does file I/O.
     ///
     /// # Errors
@@ -122,7 +127,8 @@ impl PrivateCa {
             return Ok(None);
         };
         self.issue(&ca, now)?;
-        tracing::info!(path = %self.server_certificate().display(), reason = %renewal, "issued a server certificate");
+        let path = self.server_certificate();
+        tracing::info!(path = %path.display(), reason = %renewal, "issued a server certificate");
         Ok(Some(renewal))
     }
 
@@ -148,7 +154,8 @@ impl PrivateCa {
         self.directory.join("server.key")
     }
 
-    /// A first start that was cut short leaves a key without its certificate: that key is then used.
+    /// A first start that was cut short leaves a key without its certificate: that key is then
+    /// used.
     fn ensure_ca(&self, now: i64) -> Result<(), TlsError> {
         if self.ca_certificate().exists() {
             return Ok(());
@@ -233,7 +240,8 @@ impl PrivateCa {
     fn issue(&self, ca: &Ca, now: i64) -> Result<(), TlsError> {
         check_clock(now)?;
         if !self.server_key().exists() {
-            // A certificate without its key is of no use, and would not match the new key if we stopped in between.
+            // A certificate without its key is of no use, and would not match the new key if we
+            // stopped in between.
             remove_if_present(&self.server_certificate())?;
         }
         let key = read_or_create_key(&self.server_key(), LEAF_REMEDY)?;
@@ -255,8 +263,8 @@ struct Ca {
 }
 
 impl Ca {
-    /// Whether `leaf` verifies under this CA as a server certificate. `at` is a time at which the leaf is valid: its age
-    /// is not the question here.
+    /// Whether `leaf` verifies under this CA as a server certificate. `at` is a time at which the
+    /// leaf is valid: its age is not the question here.
     fn issued(&self, leaf: &CertificateDer<'_>, at: i64) -> Result<bool, TlsError> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone())?;
@@ -276,7 +284,8 @@ impl Ca {
 }
 
 fn ca_parameters(key: &KeyPair, now: i64) -> Result<CertificateParams, TlsError> {
-    // Named after its key: the name of a CA made again from the same key is the same, and two CAs are told apart.
+    // Named after its key: the name of a CA made again from the same key is the same, and two CAs
+    // are told apart.
     let public_key = digest(&SHA256, &key.subject_public_key_info());
     let short: String = public_key
         .as_ref()
@@ -312,7 +321,8 @@ fn leaf_parameters(
     parameters.use_authority_key_identifier_extension = true;
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    // rcgen's default serial is a digest of the key, which a renewal keeps; (issuer, serial) must be unique.
+    // rcgen's default serial is a digest of the key, which a renewal keeps; (issuer, serial) must
+    // be unique.
     parameters.serial_number = Some(serial_number()?);
     let not_before = now - BACKDATE;
     parameters.not_before = system_time(not_before).into();
@@ -365,7 +375,8 @@ fn repair_permissions(path: &Path) -> Result<(), TlsError> {
     tracing::warn!(
         path = %path.display(),
         mode = format_args!("{mode:04o}"),
-        "others could read this private key; its permissions are 0600 now, but consider it known to them"
+        "others could read this private key; its permissions are 0600 now, but consider it \
+         known to them"
     );
     Ok(())
 }
@@ -390,3 +401,6 @@ fn check_clock(now: i64) -> Result<(), TlsError> {
 fn system_time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

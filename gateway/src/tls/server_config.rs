@@ -1,4 +1,5 @@
-//! How does a listener speak TLS? The rustls configurations of one listener, by what a ClientHello asks for.
+//! How does a listener speak TLS? The rustls configurations of one listener, by what a ClientHello
+//! asks for.
 
 use std::sync::{Arc, OnceLock};
 
@@ -18,8 +19,9 @@ pub enum MinVersion {
     Tls13,
 }
 
-/// The application protocols (RFC 7301) that a listener names. A client that sends no ALPN extension is always welcome;
-/// a client whose list has none of these is refused with `no_application_protocol`.
+/// The application protocols (RFC 7301) that a listener names. A client that sends no ALPN
+/// extension is always welcome; a client whose list has none of these is refused with
+/// `no_application_protocol`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alpn {
     /// `mqtt`, as registered with IANA.
@@ -42,10 +44,11 @@ impl Default for Alpn {
 pub struct ServerTlsSettings {
     pub min_version: MinVersion,
     pub alpn: Alpn,
-    /// Sessions that clients without tickets may resume by id, at most; the oldest goes first. About 0.4 KB each.
+    /// Sessions that clients without tickets may resume by id, at most; the oldest goes first.
+    /// About 0.4 KB each.
     pub session_cache: usize,
-    /// The largest plaintext of one record to this listener's clients, 64 to 16384 bytes; `None` is 16384. A client's
-    /// `max_fragment_length` can lower it further.
+    /// The largest plaintext of one record to this listener's clients, 64 to 16384 bytes; `None` is
+    /// 16384. A client's `max_fragment_length` can lower it further.
     pub max_fragment: Option<usize>,
 }
 
@@ -60,8 +63,9 @@ impl Default for ServerTlsSettings {
     }
 }
 
-/// The rustls configurations of one listener. They share the certificate, the ticket keys and the session cache, and
-/// differ only in what a ClientHello may ask for; two listeners must never share one of these (rule C1).
+/// The rustls configurations of one listener. They share the certificate, the ticket keys and the
+/// session cache, and differ only in what a ClientHello may ask for; two listeners must never share
+/// one of these (rule C1).
 #[derive(Debug)]
 pub struct ServerConfigs {
     /// By key exchange, then preferred cipher, then record size.
@@ -70,7 +74,8 @@ pub struct ServerConfigs {
 
 impl ServerConfigs {
     /// # Errors
-    /// [`TlsError::RecordSize`]; [`TlsError::Setup`], in practice only if the random number generator fails.
+    /// [`TlsError::RecordSize`]; [`TlsError::Setup`], in practice only if the random number
+    /// generator fails.
     pub fn new(
         certificates: Arc<Certificates>,
         settings: &ServerTlsSettings,
@@ -97,8 +102,9 @@ impl ServerConfigs {
                     config.alpn_protocols = settings.alpn.protocols();
                     config.max_fragment_size = smaller(settings.max_fragment, record_size)
                         .map(|plaintext| plaintext + RECORD_HEADER);
-                    // Our order: AES-128-GCM is the cheapest for us and for devices with AES in hardware, and SHA-256
-                    // makes a handshake cheaper than SHA-384. Clients that want ChaCha20 most have a variant.
+                    // Our order: AES-128-GCM is the cheapest for us and for devices with AES in
+                    // hardware, and SHA-256 makes a handshake cheaper than SHA-384. Clients that
+                    // want ChaCha20 most have a variant.
                     config.ignore_client_order = true;
                     // A device holds one connection and gets a new ticket on each.
                     config.send_tls13_tickets = 1;
@@ -133,9 +139,10 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
 }
 
-/// Which of several key shares we take. rustls follows the order of the client's `supported_groups` and answers with a
-/// HelloRetryRequest if the first common group has no share, even where another share would do; so a variant is
-/// confined to the one group whose share we want, and the hybrid group is never asked for (rule C3).
+/// Which of several key shares we take. rustls follows the order of the client's `supported_groups`
+/// and answers with a HelloRetryRequest if the first common group has no share, even where another
+/// share would do; so a variant is confined to the one group whose share we want, and the hybrid
+/// group is never asked for (rule C3).
 const SHARE_PREFERENCE: [NamedGroup; 4] = [
     NamedGroup::X25519MLKEM768,
     NamedGroup::X25519,

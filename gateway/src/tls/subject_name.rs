@@ -1,4 +1,5 @@
-//! Which names does our server certificate carry? Parses configured server names, and adds what every machine has.
+//! Which names does our server certificate carry? Parses configured server names, and adds what
+//! every machine has.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,8 +9,8 @@ use rustls_pki_types::DnsName;
 
 use super::TlsError;
 
-/// One entry of a certificate's subject alternative names (RFC 5280, 4.2.1.6). DNS names are lower case and have no
-/// trailing dot.
+/// One entry of a certificate's subject alternative names (RFC 5280, 4.2.1.6). DNS names are lower
+/// case and have no trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SubjectName {
     Dns(String),
@@ -17,7 +18,8 @@ pub enum SubjectName {
 }
 
 impl SubjectName {
-    /// Parses a DNS name (one leading `*.` label is allowed) or an IP address (IPv6 with or without brackets).
+    /// Parses a DNS name (one leading `*.` label is allowed) or an IP address (IPv6 with or without
+    /// brackets).
     ///
     /// # Errors
     /// [`TlsError::ServerName`] with the name and what is wrong with it.
@@ -41,7 +43,8 @@ impl SubjectName {
         if base.contains('*') {
             return Err(refuse("a wildcard may only be the whole first label"));
         }
-        // A name that ends in a number would be taken for an IPv4 address by clients (WHATWG URL, 3.5).
+        // A name that ends in a number would be taken for an IPv4 address by clients (WHATWG URL,
+        // 3.5).
         if base
             .rsplit('.')
             .next()
@@ -54,12 +57,13 @@ impl SubjectName {
     }
 }
 
-/// The names a server certificate of the private CA must cover: this machine's host name, `localhost`, both loopback
-/// addresses, and what the operator configured.
+/// The names a server certificate of the private CA must cover: this machine's host name,
+/// `localhost`, both loopback addresses, and what the operator configured.
 ///
 /// # Errors
-/// [`TlsError::ServerName`] for a configured name that is neither a DNS name nor an IP address. A host name that cannot
-/// stand in a certificate is left out with a warning: it is not the operator's wish, only the machine's.
+/// [`TlsError::ServerName`] for a configured name that is neither a DNS name nor an IP address. A
+/// host name that cannot stand in a certificate is left out with a warning: it is not the
+/// operator's wish, only the machine's.
 pub fn server_names(configured: &[String]) -> Result<BTreeSet<SubjectName>, TlsError> {
     let mut names = BTreeSet::from([
         SubjectName::Dns("localhost".to_owned()),

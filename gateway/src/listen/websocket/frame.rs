@@ -1,4 +1,5 @@
-//! What do these WebSocket frames carry? Decodes a client's frames in place and encodes ours (RFC 6455, 5). No I/O.
+//! What do these WebSocket frames carry? Decodes a client's frames in place and encodes ours (RFC
+//! 6455, 5). No I/O.
 
 /// The payload bytes that a control frame can have (RFC 6455, 5.5).
 const MAX_CONTROL: usize = 125;
@@ -55,7 +56,6 @@ pub(super) struct Decoded {
 }
 
 /// The state of the client's direction between two stretches of bytes.
-#[derive(Debug)]
 pub(super) struct Decoder {
     max_message: u64,
     /// Payload bytes of the present message, in the frames that have begun.
@@ -107,7 +107,13 @@ impl Decoder {
         self.header_length == 0 && self.frame.is_none() && !self.unfinished
     }
 
-    /// Decodes `bytes`, and moves the data in it to the front. To be called no more once it has returned an end.
+    #[cfg(test)]
+    pub(super) fn held_on_heap(&self) -> usize {
+        self.control.capacity()
+    }
+
+    /// Decodes `bytes`, and moves the data in it to the front. To be called no more once it has
+    /// returned an end.
     pub(super) fn decode(&mut self, bytes: &mut [u8]) -> Decoded {
         let mut decoded = Decoded::default();
         let mut at = 0;
@@ -350,4 +356,74 @@ fn unmask(bytes: &mut [u8], mask: &mut [u8; 4]) {
         *octet ^= key;
     }
     mask.rotate_left(length % 4);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Frames as a client sends them, and what they carry.
+    fn encode(messages: &[(Vec<u8>, bool)], mask: [u8; 4]) -> (Vec<u8>, Vec<u8>) {
+        let (mut wire, mut data) = (Vec::new(), Vec::new());
+        for (payload, with_ping) in messages {
+            if *with_ping {
+                wire.extend_from_slice(&[0x89, 0x80]);
+                wire.extend_from_slice(&mask);
+            }
+            wire.push(0x82);
+            match u8::try_from(payload.len()) {
+                Ok(short @ 0..126) => wire.push(0x80 | short),
+                _ => {
+                    wire.push(0x80 | 126);
+                    wire.extend_from_slice(&(payload.len() as u16).to_be_bytes());
+                }
+            }
+            wire.extend_from_slice(&mask);
+            wire.extend(
+                payload
+                    .iter()
+                    .zip(mask.iter().cycle())
+                    .map(|(octet, key)| octet ^ key),
+            );
+            data.extend_from_slice(payload);
+        }
+        (wire, data)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_decode_to_the_same_bytes_however_the_stream_is_cut(
+            messages in vec((vec(any::<u8>(), 0..300), any::<bool>()), 0..8),
+            mask in any::<[u8; 4]>(),
+            cuts in vec(1usize..40, 1..200),
+        ) {
+            let (wire, data) = encode(&messages, mask);
+            let mut decoder = Decoder::new(1 << 16);
+            let (mut got, mut rest, mut cuts) = (Vec::new(), &wire[..], cuts.iter().cycle());
+            while !rest.is_empty() {
+                let (mut piece, tail) = {
+                    let (piece, tail) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
+                    (piece.to_vec(), tail)
+                };
+                let decoded = decoder.decode(&mut piece);
+                prop_assert_eq!(decoded.end, None);
+                got.extend_from_slice(&piece[..decoded.data]);
+                rest = tail;
+            }
+            prop_assert_eq!(got, data);
+            prop_assert!(decoder.is_between_messages());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_yield_more_than_they_are(
+            mut bytes in vec(any::<u8>(), 0..400),
+        ) {
+            let length = bytes.len();
+            let decoded = Decoder::new(1000).decode(&mut bytes);
+            prop_assert!(decoded.data <= length);
+        }
+    }
 }

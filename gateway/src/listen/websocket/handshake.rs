@@ -93,7 +93,8 @@ impl Refusal {
     fn response(self) -> Vec<u8> {
         let (status, reason, text) = self.answer();
         format!(
-            "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{}\r\n{text}\n",
+            "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+             {}\r\n{text}\n",
             text.len() + 1,
             self.extra_headers(),
         )
@@ -118,11 +119,15 @@ pub(super) struct Opened {
 ///
 /// # Errors
 /// As for [`super::accept`].
-pub(super) async fn open<S>(stream: &mut S, paths: &[String]) -> Result<Opened, WsError>
+pub(super) async fn open<S>(
+    first: Vec<u8>,
+    stream: &mut S,
+    paths: &[String],
+) -> Result<Opened, WsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let verdict = match read_head(stream).await? {
+    let verdict = match read_head(first, stream).await? {
         Some((head, early)) => judge(&head, paths).map(|accepted| (accepted, early)),
         None => Err(Refusal::HeadTooLarge),
     };
@@ -144,30 +149,33 @@ where
 }
 
 /// The request head with its empty line, and what came behind it; `None` if it is too large.
-async fn read_head<S>(stream: &mut S) -> Result<Option<(Vec<u8>, Vec<u8>)>, WsError>
+async fn read_head<S>(
+    mut head: Vec<u8>,
+    stream: &mut S,
+) -> Result<Option<(Vec<u8>, Vec<u8>)>, WsError>
 where
     S: AsyncRead + Unpin,
 {
     const END: &[u8] = b"\r\n\r\n";
-    let mut head = Vec::with_capacity(1024);
-    let mut limited = stream.take(MAX_HEAD as u64);
+    let mut limited = stream.take(MAX_HEAD.saturating_sub(head.len()) as u64);
+    let mut searched = 0;
     loop {
-        let seen = head.len();
+        if let Some(at) = head[searched..]
+            .windows(END.len())
+            .position(|window| window == END)
+        {
+            let early = head.split_off(searched + at + END.len());
+            return Ok(Some((head, early)));
+        }
+        // Only what is new is searched, so that one byte at a time costs no more than all at once.
+        searched = head.len().saturating_sub(END.len() - 1);
+        head.reserve(512);
         if limited.read_buf(&mut head).await? == 0 {
-            return if seen == MAX_HEAD {
+            return if limited.limit() == 0 {
                 Ok(None)
             } else {
                 Err(WsError::Left)
             };
-        }
-        // Only what is new is searched, so that one byte at a time costs no more than all at once.
-        let from = seen.saturating_sub(END.len() - 1);
-        if let Some(at) = head[from..]
-            .windows(END.len())
-            .position(|window| window == END)
-        {
-            let early = head.split_off(from + at + END.len());
-            return Ok(Some((head, early)));
         }
     }
 }

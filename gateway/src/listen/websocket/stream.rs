@@ -1,5 +1,7 @@
-//! How do the bytes of MQTT get in and out of frames? The stream that stands between a session and a WebSocket.
+//! How do the bytes of MQTT get in and out of frames? The stream that stands between a session and
+//! a WebSocket.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -15,17 +17,19 @@ const MAX_PAYLOAD: usize = 16 * 1024 - 4;
 
 /// A byte stream over the binary messages of a WebSocket, as its server.
 ///
-/// Reading yields the payload of binary frames; Pings are answered on the way. A Close of the client reads as end of
-/// file. A violation (text, an unmasked frame, a message over the limit) reads as an error of kind
-/// [`InvalidData`](io::ErrorKind::InvalidData) around a [`WsError::Violation`]. In both cases the Close frame goes out at
-/// once if the stream takes it, else with the shutdown that the owner owes every connection.
+/// Reading yields the payload of binary frames; Pings are answered on the way. A Close of the
+/// client reads as end of file. A violation (text, an unmasked frame, a message over the limit)
+/// reads as an error of kind [`InvalidData`](io::ErrorKind::InvalidData) around a
+/// [`WsError::Violation`]. In both cases the Close frame goes out at once if the stream takes it,
+/// else with the shutdown that the owner owes every connection.
 ///
-/// Each write becomes one binary frame, of 16 KiB at most. What it has accepted and not written is at most one such
-/// frame and two control frames ([`buffered`](Self::buffered)). Reading and writing may happen in two tasks.
+/// Each write becomes one binary frame, of 16 KiB at most. What it has accepted and not written is
+/// at most one such frame and two control frames ([`buffered`](Self::buffered)). Reading and
+/// writing may happen in two tasks.
 ///
-/// Shutting down sends a Close, code 1000 unless [`set_close`](Self::set_close) or a violation said otherwise, and shuts
-/// down the stream below. It does not wait for the client's Close; to linger, read until the end of file.
-#[derive(Debug)]
+/// Shutting down sends a Close, code 1000 unless [`set_close`](Self::set_close) or a violation said
+/// otherwise, and shuts down the stream below. It does not wait for the client's Close; to linger,
+/// read until the end of file.
 pub struct WsStream<S> {
     io: S,
     subprotocol: Subprotocol,
@@ -41,8 +45,8 @@ pub struct WsStream<S> {
     unflushed: bool,
     /// Something waits that no writer may ever ask for: a Pong, a Close, the rest of a frame.
     urgent: bool,
-    /// The task that waits for room. Whoever polls the stream below for writing takes its wake-up away, so a reader of
-    /// another task keeps its hands off while this is set.
+    /// The task that waits for room. Whoever polls the stream below for writing takes its wake-up
+    /// away, so a reader of another task keeps its hands off while this is set.
     writer: Option<Waker>,
     close: CloseCode,
     close_sent: bool,
@@ -89,6 +93,14 @@ impl<S> WsStream<S> {
     /// The stream below. Reading from it or writing to it breaks the connection.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.io
+    }
+
+    #[cfg(test)]
+    pub(super) fn held_on_heap(&self) -> usize {
+        self.outgoing.capacity()
+            + self.early.capacity()
+            + self.pong.as_ref().map_or(0, Vec::capacity)
+            + self.decoder.held_on_heap()
     }
 
     fn end_with(&mut self, end: End) {
@@ -218,8 +230,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Tries to get a Pong, a Close or the rest of a frame out, on the reader's time. What does not go now goes with the
-    /// next read, write, flush or shutdown; errors show there as well.
+    /// Tries to get a Pong, a Close or the rest of a frame out, on the reader's time. What does not
+    /// go now goes with the next read, write, flush or shutdown; errors show there as well.
     fn send_urgent(&mut self, cx: &mut Context<'_>) {
         let another_task_waits = self
             .writer
@@ -230,7 +242,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
         }
     }
 
-    /// One frame around `data`, which is not empty and within [`MAX_PAYLOAD`]. Accepts all of it or nothing.
+    /// One frame around `data`, which is not empty and within [`MAX_PAYLOAD`]. Accepts all of it or
+    /// nothing.
     fn poll_frame(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let (header, header_length) = frame::binary_header(data.len() as u16);
         let header = &header[..header_length];
@@ -298,5 +311,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
             Poll::Pending => self.writer = Some(cx.waker().clone()),
             Poll::Ready(_) => self.writer = None,
         }
+    }
+}
+
+/// Leaves out all buffers: they may hold credentials.
+impl<S> fmt::Debug for WsStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WsStream")
+            .field("subprotocol", &self.subprotocol)
+            .field("buffered", &self.buffered())
+            .field("end", &self.end)
+            .field("close_sent", &self.close_sent)
+            .finish_non_exhaustive()
     }
 }

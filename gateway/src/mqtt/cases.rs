@@ -1,1 +1,0 @@
-//! The table of named byte cases, shared by the decode, encode and live-server tests.
