@@ -11,6 +11,8 @@ mod control;
 mod first_account;
 mod live;
 mod peer;
+mod sessions;
+pub mod sys;
 
 pub use administration::Administration;
 pub use client::ControlClient;
@@ -18,6 +20,7 @@ pub use command::{Answer, Command, NewPassword, Reply, RuleLine, Secret, UserLin
 pub use control::ControlServer;
 pub use first_account::FirstAccount;
 pub use live::LiveSessions;
+pub use sessions::Sessions;
 
 use std::path::PathBuf;
 

@@ -40,7 +40,7 @@ pub struct Dispatcher {
     woken: Vec<Arc<dyn Endpoint>>,
     woken_ids: HashSet<SessionId>,
     metrics: Arc<Metrics>,
-    limits: Box<dyn Fn() -> RetainedLimits + Send>,
+    limits: Box<dyn Fn() -> RetainedLimits + Send + Sync>,
 }
 
 impl Dispatcher {
@@ -48,7 +48,7 @@ impl Dispatcher {
     pub fn new(
         bus: Arc<Bus>,
         metrics: Arc<Metrics>,
-        limits: impl Fn() -> RetainedLimits + Send + 'static,
+        limits: impl Fn() -> RetainedLimits + Send + Sync + 'static,
     ) -> Dispatcher {
         Dispatcher {
             bus,
