@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Action, Effect, Rule, Subject};
-use crate::mqtt::topic::{covers, matches};
+use crate::mqtt::{covers, matches};
 
 /// The compiled rules of one subject. Valid for one policy generation; cheap to hold (24 bytes per rule, filters
 /// without variables shared with the policy) and to ask (no allocation).

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::overlap;
 use crate::acl::{Action, Effect, Policy, PolicyHandle, Reason, Rule, Subject, Who};
-use crate::mqtt::topic::{covers, matches};
+use crate::mqtt::{covers, matches};
 
 fn rule(id: i64, effect: Effect, action: Action, filter: &str, who: Who) -> Rule {
     Rule {

@@ -1,0 +1,1 @@
+//! The table of named byte cases, shared by the decode, encode and live-server tests.
