@@ -11,4 +11,5 @@ pub mod mqtt;
 pub mod routing;
 pub mod session;
 pub mod store;
+pub mod supervise;
 pub mod tls;
