@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn arrivals_are_counted_as_lost_doubled_or_late() {
-        let cases: &[(&str, &[u64], u64, (u64, u64, u64))] = &[
+        type Case<'a> = (&'a str, &'a [u64], u64, (u64, u64, u64));
+        let cases: &[Case<'_>] = &[
             ("all in order", &[0, 1, 2, 3], 4, (0, 0, 0)),
             ("nothing arrived", &[], 3, (3, 0, 0)),
             ("the first is lost", &[1, 2], 3, (1, 0, 0)),

@@ -408,7 +408,8 @@ mod tests {
 
     #[test]
     fn named_byte_cases_decode_as_the_specification_says() {
-        let cases: &[(&str, Version, &[u8], Result<Packet<'_>, WireError>)] = &[
+        type Case<'a> = (&'a str, Version, &'a [u8], Result<Packet<'a>, WireError>);
+        let cases: &[Case<'_>] = &[
             (
                 "3.1.1 refusal",
                 Version::V311,
