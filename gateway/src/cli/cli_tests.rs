@@ -17,6 +17,7 @@ async fn postern(dir: &Path, line: &[&str]) -> Result<String, CliError> {
     match cli.verb.unwrap() {
         Verb::User(args) => args.run(&dir, &mut out).await?,
         Verb::Acl(args) => args.run(&dir, &mut out).await?,
+        other => panic!("{other:?} is no verb of this story"),
     };
     Ok(String::from_utf8(out).unwrap())
 }

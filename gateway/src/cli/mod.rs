@@ -1,34 +1,45 @@
 //! The command line: one file per verb, and how a verb reaches the accounts.
 
 mod acl;
+mod check;
+mod config;
 mod output;
 mod prompt;
 mod reach;
+mod run;
+mod settings;
 mod user;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::admin::AdminError;
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::DataDirError;
+use crate::supervise::StartError;
 use reach::Reach;
+use settings::SettingsArgs;
 
 /// Postern, a self-hosted MQTT TLS gateway
 #[derive(Debug, Parser)]
 #[command(name = "postern", version)]
 pub struct Cli {
-    /// The data directory of the gateway to talk to
-    #[arg(long, global = true, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run the gateway (what `postern` alone does too)
+    Run,
+    /// Validate the configuration without starting
+    Check,
+    /// Show the configuration
+    Config(config::Args),
     /// Add, change and list user accounts
     User(user::Args),
     /// Allow, deny and explain what clients may publish and subscribe to
@@ -42,6 +53,10 @@ enum CliError {
     Admin(#[from] AdminError),
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    #[error("the configuration is not valid:\n{0}")]
+    Config(#[from] broker_config::Report),
+    #[error(transparent)]
+    Start(#[from] StartError),
     #[error(
         "there are no accounts in {0} yet: start the gateway first, or name its directory with --data-dir"
     )]
@@ -69,10 +84,12 @@ enum CliError {
 /// The whole program: parses the arguments, does what they say, and gives the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    // Only the gateway itself has work for more than one thread.
+    let mut builder = match cli.verb {
+        None | Some(Verb::Run) => tokio::runtime::Builder::new_multi_thread(),
+        Some(_) => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("postern: cannot start: {error}");
@@ -97,16 +114,16 @@ pub fn main() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
-    let locate = || DataDir::locate(cli.data_dir.as_deref(), None);
-    let mut out = io::stdout().lock();
+    let settings = &cli.settings;
+    let mut out = io::stdout();
     match cli.verb {
-        Some(Verb::User(args)) => args.run(&locate()?, &mut out).await,
-        Some(Verb::Acl(args)) => args.run(&locate()?, &mut out).await,
-        None => {
-            write!(out, "{}", Cli::command().render_help())?;
-            Ok(ExitCode::from(2))
-        }
+        Some(Verb::User(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Check) => check::run(settings, &mut out)?,
+        Some(Verb::Config(args)) => args.run(settings, &mut out)?,
+        Some(Verb::Run) | None => run::run(settings).await?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

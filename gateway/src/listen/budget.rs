@@ -107,6 +107,8 @@ impl Drop for Place<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use super::*;
 
     #[test]
@@ -131,7 +133,8 @@ mod tests {
         let handshakes = Handshakes::default();
         let first = handshakes.enter(1).await;
         let mut second = std::pin::pin!(handshakes.enter(1));
-        assert!(futures_util::poll!(&mut second).is_pending());
+        let waits = std::future::poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx).is_pending()));
+        assert!(waits.await);
         drop(first);
         second.await;
     }

@@ -407,7 +407,7 @@ mod tests {
             let mut tree = Tree::default();
             let mut kept = Vec::new();
             for (n, filter) in filters.iter().enumerate() {
-                if SubscriptionFilter::parse(filter, LEVELS).is_ok() && !filter.starts_with("$share/") {
+                if SubscriptionFilter::parse(filter.as_str(), LEVELS).is_ok() && !filter.starts_with("$share/") {
                     let endpoint = Sink::endpoint(n as u64);
                     tree.insert(&endpoint, &subscription(filter, options(Qos::AtMostOnce)));
                     kept.push((n as u64, filter));
