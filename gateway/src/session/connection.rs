@@ -35,9 +35,17 @@ pub struct Connection {
     pub(super) pending: Pending,
     pub(super) aliases_in: alias::Inbound,
     pub(super) aliases_out: Option<Box<alias::Outbound>>,
+    pub(super) counts: Counts,
     will: Option<Will>,
     /// Session expiry interval in seconds, as granted; DISCONNECT may change it.
     expiry: u32,
+}
+
+/// What was counted since the metrics were last told: atomics cost too much for each message.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub publishes_received: u64,
+    pub publishes_sent: u64,
 }
 
 /// How a connection ends.
@@ -136,6 +144,7 @@ impl Connection {
             pending: Pending::default(),
             aliases_in: alias::Inbound::default(),
             aliases_out: (aliases > 0).then(|| Box::new(alias::Outbound::new(aliases))),
+            counts: Counts::default(),
             will: connect.will.clone().map(Will::new),
             expiry: settings.session_expiry(connect.session_expiry),
             settings,
@@ -217,6 +226,21 @@ impl Connection {
         match mail.notice.take() {
             Some(notice) => Err(notice.into()),
             None => Ok(mail.more),
+        }
+    }
+
+    /// Brings the counters up to date.
+    pub fn report(&mut self) {
+        let Counts {
+            publishes_received,
+            publishes_sent,
+        } = std::mem::take(&mut self.counts);
+        if publishes_received > 0 {
+            self.metrics.publishes_received.add(publishes_received);
+        }
+        if publishes_sent > 0 {
+            self.metrics.publishes_sent.add(publishes_sent);
+            self.metrics.packets_sent.add(publishes_sent);
         }
     }
 

@@ -81,8 +81,7 @@ impl Connection {
                     };
                     // One that does not fit this connection's maximum packet size stays unacknowledged.
                     if frame.write(self.peer.maximum_packet_size, out).is_ok() {
-                        self.metrics.publishes_sent.add(1);
-                        self.metrics.packets_sent.add(1);
+                        self.counts.publishes_sent += 1;
                     }
                 }
             }
@@ -139,8 +138,7 @@ impl Connection {
                 && frame.write(None, out).is_ok()
         };
         if written {
-            self.metrics.publishes_sent.add(1);
-            self.metrics.packets_sent.add(1);
+            self.counts.publishes_sent += 1;
         } else {
             self.metrics.messages_dropped.add(1);
             if let (true, Some(aliases)) = (sets_alias, self.aliases_out.as_mut()) {

@@ -21,7 +21,7 @@ impl Connection {
         publish: &Publish,
         envelope: &mut Envelope,
     ) -> Result<(), Ending> {
-        self.metrics.publishes_received.add(1);
+        self.counts.publishes_received += 1;
         let topic = self.topic_of(publish)?;
         if let Err(error) = validate_topic_name(&topic, self.settings.max_topic_levels) {
             return Err(Ending::fault(
@@ -130,7 +130,7 @@ impl Connection {
 
     /// Why this message is not taken, if it is not.
     fn refusal(&self, publish: &Publish, topic: &str) -> Result<Option<ReasonCode>, Ending> {
-        if !self.session.permissions().publish(topic).allowed {
+        if !self.session.may_publish(topic) {
             tracing::debug!(client = %self.session.client_id(), topic, "PUBLISH denied");
             if !self.version.is_v5() && self.settings.denied_publish == DeniedPublish::Disconnect {
                 return Err(Ending::fault(
