@@ -158,10 +158,11 @@ async fn members_that_leave_lose_nothing_at_qos_1() {
             let [a, b] = &mut group[..] else {
                 panic!("two are left")
             };
-            let message = tokio::select! {
-                message = a.receive() => message,
-                message = b.receive() => message,
+            let (message, client) = tokio::select! {
+                message = a.message() => (message, a),
+                message = b.message() => (message, b),
             };
+            client.answer(&message).await;
             seen.extend(numbers(&[message]));
         }
         assert_eq!(seen, (0..120).collect(), "{way}");
@@ -177,7 +178,7 @@ async fn members_that_come_and_go_lose_nothing_at_qos_1() {
     let mut stayer = members(&gateway, &scope, "g", 1, 1).await.remove(0);
     let mut publisher = gateway.v5(&scope.id("p")).await;
     let total = 400;
-    let publishing = {
+    let mut publishing = {
         let topic = scope.topic("work/x");
         tokio::spawn(async move {
             for n in 0..total {
@@ -189,7 +190,8 @@ async fn members_that_come_and_go_lose_nothing_at_qos_1() {
     };
     let mut seen = BTreeSet::new();
     let mut round = 0;
-    while !publishing.is_finished() {
+    let mut published = false;
+    while !published {
         round += 1;
         let mut guest = gateway.v5(&scope.id(&format!("guest{round}"))).await;
         guest.subscribe(&filter, 1).await;
@@ -197,6 +199,11 @@ async fn members_that_come_and_go_lose_nothing_at_qos_1() {
             let (message, mine) = tokio::select! {
                 message = guest.next() => (message, true),
                 message = stayer.next() => (message, false),
+                result = &mut publishing => {
+                    result.expect("published");
+                    published = true;
+                    break;
+                }
             };
             let Some(postern_tests::Packet::Publish(message)) = message else {
                 continue;
@@ -206,7 +213,7 @@ async fn members_that_come_and_go_lose_nothing_at_qos_1() {
             if !mine {
                 stayer.answer(&message).await;
                 seen.insert(n);
-            } else if n % 2 == 0 {
+            } else if n.is_multiple_of(2) {
                 guest.answer(&message).await;
                 guest.ping().await;
                 seen.insert(n);
@@ -214,7 +221,6 @@ async fn members_that_come_and_go_lose_nothing_at_qos_1() {
         }
         guest.vanish();
     }
-    publishing.await.expect("published");
     while seen.len() < total {
         seen.extend(numbers(&[stayer.receive().await]));
     }
