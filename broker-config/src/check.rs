@@ -1,0 +1,154 @@
+//! Rules that involve more than one key.
+//!
+//! A rule is silent while one of its keys has a problem of its own: its default stands in for
+//! it then, and would be blamed for what nobody wrote.
+
+use crate::{
+    Config,
+    listener::collide,
+    read::Findings,
+    report::{Place, Wrong, join, quote},
+    value::Value,
+};
+
+pub(crate) fn check(config: &Config, findings: &mut Findings) {
+    tls_files(config, findings);
+    packet_fits_budget(config, findings);
+    permits_fit_log(config, findings);
+    listeners(config, findings);
+}
+
+/// Blames the first of `keys` that somebody set.
+fn blame(
+    findings: &mut Findings,
+    keys: &[&str],
+    value: impl Fn(&str) -> Option<String>,
+    wrong: Wrong,
+) {
+    if !keys.iter().all(|key| findings.sound(key)) {
+        return;
+    }
+    let set = keys
+        .iter()
+        .find_map(|key| Some((*key, findings.place(key)?.clone())));
+    let nowhere = Place {
+        origin: "defaults".to_owned(),
+        line: None,
+    };
+    let (key, place) = set.unwrap_or((keys.first().copied().unwrap_or_default(), nowhere));
+    findings.problems.push(wrong.at(&place, key, value(key)));
+}
+
+fn tls_files(config: &Config, findings: &mut Findings) {
+    let (certificate, private_key) = (&config.tls.certificate, &config.tls.private_key);
+    let (missing, set) = match (certificate.is_some(), private_key.is_some()) {
+        (true, false) => ("private_key", certificate),
+        (false, true) => ("certificate", private_key),
+        _ => return,
+    };
+    let wrong = Wrong::new(
+        format!("is set without tls.{missing}"),
+        "set both, or neither to use the built-in CA",
+    );
+    let keys = ["tls.certificate", "tls.private_key"];
+    blame(findings, &keys, |_| set.show(), wrong);
+}
+
+fn packet_fits_budget(config: &Config, findings: &mut Findings) {
+    let limits = &config.limits;
+    if limits.max_packet_size <= limits.memory_budget {
+        return;
+    }
+    let wrong = Wrong::new(
+        format!(
+            "limits.max_packet_size ({}) is larger than limits.memory_budget ({})",
+            limits.max_packet_size, limits.memory_budget
+        ),
+        "lower the first or raise the second",
+    );
+    let keys = ["limits.max_packet_size", "limits.memory_budget"];
+    let value = |key: &str| match key {
+        "limits.max_packet_size" => limits.max_packet_size.show(),
+        _ => limits.memory_budget.show(),
+    };
+    blame(findings, &keys, value, wrong);
+}
+
+/// Rule B5.
+fn permits_fit_log(config: &Config, findings: &mut Findings) {
+    let bus = &config.bus;
+    let room = bus
+        .segment_size
+        .bytes()
+        .saturating_mul(bus.segments.saturating_sub(1));
+    if bus.permits.bytes() <= room {
+        return;
+    }
+    let wrong = Wrong::new(
+        format!(
+            "bus.permits ({}) is more than (bus.segments - 1) * bus.segment_size, {room} bytes: \
+             the log could lose messages",
+            bus.permits
+        ),
+        "lower bus.permits, or raise bus.segments or bus.segment_size",
+    );
+    let keys = ["bus.permits", "bus.segment_size", "bus.segments"];
+    let value = |key: &str| match key {
+        "bus.permits" => bus.permits.show(),
+        "bus.segment_size" => bus.segment_size.show(),
+        _ => bus.segments.show(),
+    };
+    blame(findings, &keys, value, wrong);
+}
+
+fn listeners(config: &Config, findings: &mut Findings) {
+    // Without this, one mistyped listener would also be blamed for leaving no door.
+    let sound = !findings
+        .problems
+        .iter()
+        .any(|problem| problem.key.starts_with("listeners"));
+    if sound && !config.listeners.values().any(|listener| listener.is_on()) {
+        let wrong = Wrong::new(
+            "no listener is on",
+            "leave one enabled and bound, or remove the section for the defaults",
+        );
+        return blame(findings, &["listeners"], |_| None, wrong);
+    }
+    collisions(config, findings);
+}
+
+/// Two addresses of which the second could not be bound.
+fn collisions(config: &Config, findings: &mut Findings) {
+    let on = config
+        .listeners
+        .iter()
+        .filter(|(_, listener)| listener.is_on());
+    let bound: Vec<_> = on
+        .flat_map(|(name, listener)| {
+            let key = join(&join("listeners", name), "bind");
+            listener
+                .bind
+                .iter()
+                .map(move |address| (key.clone(), *address))
+        })
+        .collect();
+    for (i, (key, address)) in bound.iter().enumerate() {
+        let earlier = bound[..i]
+            .iter()
+            .find(|(_, other)| collide(*other, *address));
+        let Some((other_key, other)) = earlier else {
+            continue;
+        };
+        // Defaults do not collide, so at least one of the two was set.
+        let ((key, address), (other_key, other)) = match findings.place(key) {
+            Some(_) => ((key, address), (other_key, other)),
+            None => ((other_key, other), (key, address)),
+        };
+        let wrong = Wrong::new(
+            format!("takes the same address as {other_key} ({other})"),
+            "choose another port, or turn one listener off",
+        );
+        let shown = Some(quote(&address.to_string()));
+        blame(findings, &[key.as_str()], |_| shown.clone(), wrong);
+    }
+}

@@ -1,0 +1,354 @@
+//! One table of bad configurations and the exact words about them. When a message turns out to
+//! mislead somebody, its configuration joins the table.
+
+use broker_config::Config;
+
+/// The problems of `text` as an operator reads them.
+fn report(text: &str) -> String {
+    match Config::parse(text, "postern.toml") {
+        Ok(config) => panic!("accepted {text:?} as {config:?}"),
+        Err(report) => report.to_string(),
+    }
+}
+
+const BAD: &[(&str, &str)] = &[
+    // Keys
+    (
+        "\n\n[limits]\nmax_conections = 5\n",
+        r#"postern.toml:4: limits.max_conections = 5: unknown key; did you mean "max_connections"?"#,
+    ),
+    (
+        "[limit]\nmax_connections = 5\n",
+        r#"postern.toml:1: limit: unknown key; did you mean "limits"?"#,
+    ),
+    (
+        "max_connections = 5\n",
+        "postern.toml:1: max_connections = 5: unknown key; it belongs in [limits]",
+    ),
+    (
+        "[sys]\nzebra = 5\n",
+        "postern.toml:2: sys.zebra: unknown key; known here: interval",
+    ),
+    (
+        "[listeners.mqtts]\nbnid = []\n",
+        r#"postern.toml:2: listeners.mqtts.bnid = []: unknown key; did you mean "bind"?"#,
+    ),
+    (
+        "[sys]\n\"a\\nb\" = 1\n",
+        r#"postern.toml:2: sys."a\nb": unknown key; known here: interval"#,
+    ),
+    // Kinds
+    (
+        "limits = 5\n",
+        "postern.toml:1: limits = 5: is a number; \
+         write a table: [limits] and its keys on lines of their own",
+    ),
+    (
+        "[[limits]]\nmax_connections = 5\n",
+        "postern.toml:1: limits = [{...}]: is a list; \
+         write a table: [limits] and its keys on lines of their own",
+    ),
+    (
+        "[limits.max_connections]\n",
+        "postern.toml:1: limits.max_connections: is a table; write a whole number",
+    ),
+    (
+        "[limits]\nmax_connections = \"many\"\n",
+        "postern.toml:2: limits.max_connections = \"many\": is a string; write a whole number",
+    ),
+    (
+        "[auth]\nallow_anonymous = \"yes\"\n",
+        "postern.toml:2: auth.allow_anonymous = \"yes\": is a string; write true or false",
+    ),
+    (
+        "[auth]\nanonymous_role = 7\n",
+        "postern.toml:2: auth.anonymous_role = 7: is a number; write a string in quotes",
+    ),
+    (
+        "[tls]\nmin_version = 1.3\n",
+        "postern.toml:2: tls.min_version = 1.3: is a fractional number; write \"1.2\" or \"1.3\"",
+    ),
+    (
+        "data_dir = 2026-01-01\n",
+        "postern.toml:1: data_dir = 2026-01-01: is a date; write a path in quotes",
+    ),
+    (
+        "[limits]\nmax_sessions = 99999999999999999999999999999999999999999\n",
+        "postern.toml:2: limits.max_sessions = 99999999999999999999999999999999999999999: \
+         is too large a number; write a whole number",
+    ),
+    // Values
+    (
+        "data_dir = \"\"\n",
+        "postern.toml:1: data_dir = \"\": is empty; write a path, or leave the key out",
+    ),
+    (
+        "[log]\nlevel = \"verbose\"\n",
+        "postern.toml:2: log.level = \"verbose\": is not a known value; \
+         write \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+    ),
+    (
+        "[limits]\nmax_connections = 0\n",
+        "postern.toml:2: limits.max_connections = 0: is out of range; use 1 to 1000000",
+    ),
+    (
+        "[limits]\nmax_connections = -1\n",
+        "postern.toml:2: limits.max_connections = -1: is negative; use 0 or more",
+    ),
+    (
+        "[limits]\nreceive_maximum = 65_536\n",
+        "postern.toml:2: limits.receive_maximum = 65536: is too large; use at most 65535",
+    ),
+    (
+        "[limits]\nreceive_maximum = 0\n",
+        "postern.toml:2: limits.receive_maximum = 0: is out of range; use 1 to 65535",
+    ),
+    (
+        "[limits]\ntls_timeout = \"10 s\"\n",
+        "postern.toml:2: limits.tls_timeout = \"10 s\": cannot be understood; \
+         write a duration such as \"500ms\", \"10s\", \"5m\", \"2h\" or \"7d\"",
+    ),
+    (
+        "[limits]\ntls_timeout = \"1h\"\n",
+        "postern.toml:2: limits.tls_timeout = \"1h\": is out of range; use 10ms to 5m",
+    ),
+    (
+        "[limits]\nmax_packet_size = \"1MB\"\n",
+        "postern.toml:2: limits.max_packet_size = \"1MB\": cannot be understood; \
+         write a size such as \"64KiB\", \"4MiB\" or a number of bytes",
+    ),
+    (
+        "[limits]\nmax_packet_size = \"256MiB\"\n",
+        "postern.toml:2: limits.max_packet_size = \"256MiB\": limits.max_packet_size (256MiB) is \
+         larger than limits.memory_budget (192MiB); lower the first or raise the second",
+    ),
+    (
+        "[limits]\nmax_packet_size = \"257MiB\"\n",
+        "postern.toml:2: limits.max_packet_size = \"257MiB\": is out of range; \
+         use 128B to 268435460B",
+    ),
+    (
+        "[session]\nmax_keep_alive = \"1500ms\"\n",
+        "postern.toml:2: session.max_keep_alive = \"1500ms\": is not a whole number of seconds; \
+         drop the fraction",
+    ),
+    (
+        "[session]\nmax_keep_alive = 65_536\n",
+        "postern.toml:2: session.max_keep_alive = 65536: is out of range; use 1s to 65535s",
+    ),
+    (
+        "[sys]\ninterval = \"5ms\"\n",
+        "postern.toml:2: sys.interval = \"5ms\": is out of range; use 1s to 1d",
+    ),
+    (
+        "[auth]\nanonymous_role = \"two words\"\n",
+        "postern.toml:2: auth.anonymous_role = \"two words\": is not a role name; \
+         write 1 to 64 bytes without spaces or control characters",
+    ),
+    (
+        "[tls]\nserver_names = [\"mqtt.example.org\",\n  \"under_score.org\"]\n",
+        "postern.toml:2: tls.server_names = \"under_score.org\": is neither a DNS name nor an IP \
+         address; write a name such as \"mqtt.example.org\" or an address such as \"192.0.2.1\"",
+    ),
+    (
+        "[tls]\nserver_names = [\n  \"mqtt.example.org\",\n  5,\n]\n",
+        "postern.toml:4: tls.server_names = 5: is a number; write a string in quotes",
+    ),
+    (
+        "[tls]\nserver_names = \"192.0.2.256\"\n",
+        "postern.toml:2: tls.server_names = \"192.0.2.256\": is neither a DNS name nor an IP \
+         address; write a name such as \"mqtt.example.org\" or an address such as \"192.0.2.1\"",
+    ),
+    // Several keys
+    (
+        "[tls]\ncertificate = \"cert.pem\"\n",
+        "postern.toml:2: tls.certificate = \"cert.pem\": is set without tls.private_key; \
+         set both, or neither to use the built-in CA",
+    ),
+    (
+        "[tls]\nprivate_key = \"key.pem\"\n",
+        "postern.toml:2: tls.private_key = \"key.pem\": is set without tls.certificate; \
+         set both, or neither to use the built-in CA",
+    ),
+    (
+        "[bus]\nsegments = 2\n",
+        "postern.toml:2: bus.segments = 2: bus.permits (4MiB) is more than (bus.segments - 1) * \
+         bus.segment_size, 2097152 bytes: the log could lose messages; \
+         lower bus.permits, or raise bus.segments or bus.segment_size",
+    ),
+    (
+        "[limits]\nmemory_budget = \"1MiB\"\nmax_packet_size = \"2MiB\"\n",
+        "postern.toml:3: limits.max_packet_size = \"2MiB\": limits.max_packet_size (2MiB) is \
+         larger than limits.memory_budget (1MiB); lower the first or raise the second",
+    ),
+    // Listeners
+    (
+        "[listeners.mqtts]\nbind = [\"localhost:8883\"]\n",
+        "postern.toml:2: listeners.mqtts.bind = \"localhost:8883\": is not an IP address with a \
+         port; write an address and a port, such as \"0.0.0.0:8883\" or \"[::]:8883\"",
+    ),
+    (
+        "[listeners.mqtt]\nbind = [\n  \"127.0.0.1:1883\",\n  \"192.0.2.1:1883\",\n]\n",
+        "postern.toml:2: listeners.mqtt.bind = \"192.0.2.1:1883\": is not a loopback address, and \
+         this listener has no TLS: passwords would cross the network readable; \
+         bind 127.0.0.1 or [::1], set tls = true, or set allow_plain_remote = true",
+    ),
+    (
+        "[listeners.mqtts]\ntls = false\n",
+        "postern.toml:1: listeners.mqtts.bind = \"[::]:8883\": is not a loopback address, and \
+         this listener has no TLS: passwords would cross the network readable; \
+         bind 127.0.0.1 or [::1], set tls = true, or set allow_plain_remote = true",
+    ),
+    (
+        "[listeners.mqqt]\nbind = [\"127.0.0.1:1884\"]\n",
+        "postern.toml:1: listeners.mqqt: is a listener of your own without protocol; \
+         add protocol, or did you mean \"mqtt\"?",
+    ),
+    (
+        "[listeners.Garage]\nprotocol = \"mqtt\"\nbind = []\n",
+        "postern.toml:1: listeners.Garage: is not a listener name; \
+         use up to 32 lower-case letters, digits, - and _, a letter first",
+    ),
+    (
+        "[listeners]\nmqtts = \"[::]:8883\"\n",
+        "postern.toml:2: listeners.mqtts = \"[::]:8883\": is a string; \
+         write a table: [listeners.mqtts] and its keys on lines of their own",
+    ),
+    (
+        "[listeners.mqtts]\npaths = [\"/mqtt\"]\n",
+        "postern.toml:2: listeners.mqtts.paths: only a websocket listener has paths; \
+         remove it, or set protocol = \"websocket\"",
+    ),
+    (
+        "[listeners.wss]\npaths = []\n",
+        "postern.toml:2: listeners.wss.paths: is empty; write a path such as \"/mqtt\"",
+    ),
+    (
+        "[listeners.wss]\npaths = [\"mqtt\"]\n",
+        "postern.toml:2: listeners.wss.paths = \"mqtt\": is not a path; \
+         write it like \"/mqtt\", at most 256 characters",
+    ),
+    (
+        "[listeners.wss]\nbind = [\"0.0.0.0:8883\"]\n",
+        "postern.toml:2: listeners.wss.bind = \"0.0.0.0:8883\": takes the same address as \
+         listeners.mqtts.bind ([::]:8883); choose another port, or turn one listener off",
+    ),
+    (
+        "[listeners.mqtts]\nenabled = false\n[listeners.mqtt]\nenabled = false\n\
+         [listeners.wss]\nbind = []\n",
+        "postern.toml:1: listeners: no listener is on; \
+         leave one enabled and bound, or remove the section for the defaults",
+    ),
+    // Syntax
+    (
+        "[limits]\nmax_connections = \n",
+        "postern.toml:2: TOML syntax: string values must be quoted, expected literal string; \
+         correct the line",
+    ),
+    (
+        "[limits\nmax_connections = 5\n",
+        "postern.toml:1: TOML syntax: unclosed table, expected `]`; correct the line",
+    ),
+    (
+        "[sys]\ninterval = 1\ninterval = 2\n",
+        "postern.toml:3: TOML syntax: duplicate key; correct the line",
+    ),
+];
+
+#[test]
+fn every_bad_configuration_is_refused_in_these_words() {
+    let mut wrong = String::new();
+    for (text, expected) in BAD {
+        let found = report(text);
+        if found != *expected {
+            wrong += &format!("{text}  expected: {expected}\n  found:    {found}\n\n");
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn more_than_64_listeners_are_refused_unread() {
+    let text: String = (0..65)
+        .map(|n| format!("[listeners.l{n}]\nx = 1\n"))
+        .collect();
+    let expected = "postern.toml:1: listeners: has 65 listeners, more than 64; \
+                    let listeners bind several addresses instead";
+    assert_eq!(report(&text), expected);
+}
+
+#[test]
+fn all_problems_of_a_file_are_reported_in_the_order_of_its_lines() {
+    let text = "\
+[sys]
+interval = \"soon\"
+[limits]
+max_connections = 0
+max_sesions = 5
+receive_maximum = \"all\"
+[listeners.mqtt]
+bind = [\"0.0.0.0:1883\"]
+";
+    let report = Config::parse(text, "postern.toml").expect_err("is wrong");
+    let found: Vec<_> = report.0.iter().map(|p| (p.line, p.key.as_str())).collect();
+    let expected = [
+        (Some(2), "sys.interval"),
+        (Some(4), "limits.max_connections"),
+        (Some(5), "limits.max_sesions"),
+        (Some(6), "limits.receive_maximum"),
+        (Some(8), "listeners.mqtt.bind"),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn every_syntax_error_is_reported() {
+    let report = report("a = \n[sys]\ninterval = 1\nb = \n");
+    let lines: Vec<_> = report.lines().map(|line| line.split(": ").next()).collect();
+    assert_eq!(
+        lines,
+        [Some("postern.toml:1"), Some("postern.toml:4")],
+        "{report}"
+    );
+}
+
+#[test]
+fn the_value_of_a_key_that_nobody_knows_is_never_shown() {
+    let text = "[auth]\npassword = \"hunter2\"\n[database]\nurl = \"hunter2\"\n[sys]\npin = 4711\n";
+    let report = report(text);
+    assert!(report.contains("auth.password"), "{report}");
+    assert!(
+        !report.contains("hunter2") && !report.contains("4711"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_syntax_error_shows_nothing_of_the_file() {
+    for text in [
+        "password = \"hunter2\npin = 4711\n",
+        "x = hunter2\n",
+        "hunter2 4711\n",
+    ] {
+        let report = report(text);
+        assert!(
+            !report.contains("hunter2") && !report.contains("4711"),
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn a_long_or_multiline_value_stays_on_one_short_line() {
+    let text = format!("[log]\nlevel = \"\"\"{}\"\"\"\n", "line\n".repeat(1_000));
+    let report = report(&text);
+    assert_eq!(report.lines().count(), 1);
+    assert!(report.len() < 250, "{report}");
+}
+
+#[test]
+fn a_rule_over_several_keys_is_silent_while_one_of_them_is_wrong() {
+    let report = report("[bus]\npermits = \"lots\"\nsegments = 2\n");
+    assert_eq!(report.lines().count(), 1, "{report}");
+    assert!(report.contains("bus.permits"), "{report}");
+}

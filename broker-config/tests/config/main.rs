@@ -1,0 +1,7 @@
+//! The configuration from outside: what operators write, and what they are told.
+
+mod errors;
+mod properties;
+mod sample;
+mod sources;
+mod values;

@@ -1,0 +1,251 @@
+//! What valid configurations mean.
+
+use std::time::Duration;
+
+use broker_config::{ByteSize, Config, DeniedPublish, LogFormat, LogLevel, Protocol, TlsVersion};
+
+fn parse(text: &str) -> Config {
+    match Config::parse(text, "test") {
+        Ok(config) => config,
+        Err(report) => panic!("{report}"),
+    }
+}
+
+/// A valid configuration in which no key has its default.
+const CHANGED: &str = r#"
+data_dir = "/srv/\"odd\"\tname"
+runtime_dir = "/run/p"
+[log]
+level = "trace"
+format = "json"
+[listeners.mqtts]
+enabled = false
+protocol = "websocket"
+tls = false
+bind = "192.0.2.1:1"
+paths = "/a"
+allow_plain_remote = true
+[listeners.own_one-2]
+protocol = "websocket"
+bind = ["[2001:db8::1]:443", "[fe80::1%3]:443"]
+[tls]
+certificate = "c.pem"
+private_key = "k.pem"
+server_names = ["*.example.org", "192.0.2.1", "2001:db8::1"]
+min_version = "1.3"
+[limits]
+max_connections = 1
+max_connections_per_address = 2
+max_handshakes = 3
+tls_timeout = "1500ms"
+connect_timeout = "1m"
+first_packet_max = 1000
+max_packet_size = "2MiB"
+max_subscriptions_per_session = 4
+max_topic_levels = 5
+max_queued_messages = 6
+max_queued_bytes = "7KiB"
+receive_maximum = 8
+max_inflight = 9
+topic_alias_maximum = 0
+max_outgoing_topic_aliases = 65535
+max_sessions = 10
+max_sessions_per_principal = 11
+max_retained_messages = 0
+max_retained_bytes = "0B"
+memory_budget = "1GiB"
+[session]
+expiry_max = "0s"
+max_keep_alive = "90s"
+denied_publish = "disconnect"
+[auth]
+allow_anonymous = true
+anonymous_role = "gast-für.alle"
+password_slots = 1
+password_queue = 2
+password_cache = 3
+[bus]
+ingress_links = 16
+permits = "64KiB"
+segment_size = "64KiB"
+segments = 2
+[sys]
+interval = 0
+"#;
+
+pub fn everything_changed() -> Config {
+    parse(CHANGED)
+}
+
+/// The lines of `print` that set `key = value` under each section.
+fn lines(config: &Config) -> Vec<String> {
+    let mut section = String::new();
+    let mut lines = Vec::new();
+    for line in config.print().lines() {
+        match line {
+            "" => {}
+            header if header.starts_with('[') => section = header.to_owned(),
+            key => lines.push(format!("{section} {key}")),
+        }
+    }
+    lines
+}
+
+#[test]
+fn every_key_that_is_written_is_read() {
+    let (default, changed) = (Config::default(), everything_changed());
+    // Other listeners of the default stay as they are.
+    let untouched = ["[listeners.mqtt]", "[listeners.ws]", "[listeners.wss]"];
+    let changed = lines(&changed);
+    for line in lines(&default) {
+        let expected = untouched.iter().any(|s| line.starts_with(s));
+        assert_eq!(changed.contains(&line), expected, "{line}");
+    }
+}
+
+#[test]
+fn values_mean_what_they_say() {
+    let config = everything_changed();
+    assert_eq!(
+        config.data_dir.as_deref(),
+        Some("/srv/\"odd\"\tname".as_ref())
+    );
+    assert_eq!(
+        (config.log.level, config.log.format),
+        (LogLevel::Trace, LogFormat::Json)
+    );
+    assert_eq!(config.log.level.as_str(), "trace");
+    assert_eq!(config.tls.min_version, TlsVersion::Tls13);
+    assert_eq!(config.limits.tls_timeout, Duration::from_millis(1_500));
+    assert_eq!(config.limits.connect_timeout, Duration::from_secs(60));
+    assert_eq!(config.limits.first_packet_max, ByteSize::from_bytes(1_000));
+    assert_eq!(config.limits.max_queued_bytes.bytes(), 7 * 1_024);
+    assert_eq!(config.limits.memory_budget.bytes(), 1 << 30);
+    assert_eq!(config.session.denied_publish, DeniedPublish::Disconnect);
+    assert_eq!(config.sys.interval, Duration::ZERO);
+
+    let own = &config.listeners["own_one-2"];
+    assert!(own.tls && own.is_on() && own.protocol == Protocol::WebSocket);
+    assert_eq!(own.paths, ["/mqtt", "/"]);
+}
+
+#[test]
+fn what_is_printed_reads_back_equal() {
+    for config in [Config::default(), everything_changed()] {
+        let printed = config.print();
+        assert_eq!(Config::parse(&printed, "printed"), Ok(config), "{printed}");
+    }
+}
+
+#[test]
+fn the_default_listeners_are_these() {
+    let config = Config::default();
+    let on: Vec<_> = config.listeners.iter().filter(|(_, l)| l.is_on()).collect();
+    let shown: Vec<_> = on
+        .iter()
+        .map(|(name, l)| (name.as_str(), l.protocol, l.tls, format!("{:?}", l.bind)))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (
+                "mqtt",
+                Protocol::Mqtt,
+                false,
+                "[127.0.0.1:1883, [::1]:1883]".to_owned()
+            ),
+            ("mqtts", Protocol::Mqtt, true, "[[::]:8883]".to_owned()),
+            ("wss", Protocol::WebSocket, true, "[[::]:8083]".to_owned()),
+        ]
+    );
+}
+
+// N3: loopback is 127.0.0.0/8 and ::1, also in its mapped form.
+#[test]
+fn a_plain_listener_may_bind_any_loopback_address() {
+    let bind = r#"["127.1.2.3:1883", "[::1]:1883", "[::ffff:127.0.0.1]:1884"]"#;
+    parse(&format!("[listeners.mqtt]\nbind = {bind}\n"));
+    let mapped = "[listeners.mqtt]\nbind = \"[::ffff:192.0.2.1]:1883\"\n";
+    assert!(Config::parse(mapped, "test").is_err());
+}
+
+#[test]
+fn a_plain_listener_binds_other_addresses_only_if_told_to() {
+    let text = "[listeners.mqtt]\nbind = \"0.0.0.0:1883\"\n";
+    assert!(Config::parse(text, "test").is_err());
+    parse(&format!("{text}allow_plain_remote = true\n"));
+    parse(&format!("{text}enabled = false\n"));
+}
+
+#[test]
+fn port_0_never_collides_but_a_wildcard_takes_every_address_of_its_port() {
+    let bind = |a: &str, b: &str| {
+        let text = format!("[listeners.mqtts]\nbind = \"{a}\"\n[listeners.wss]\nbind = \"{b}\"\n");
+        Config::parse(&text, "test").is_ok()
+    };
+    assert!(bind("[::]:0", "[::]:0"));
+    assert!(bind("0.0.0.0:5", "[2001:db8::1]:5"));
+    assert!(bind("192.0.2.1:5", "192.0.2.2:5"));
+    assert!(!bind("192.0.2.1:5", "[::ffff:192.0.2.1]:5"));
+    assert!(!bind("[::]:5", "192.0.2.1:5"));
+    assert!(!bind("0.0.0.0:5", "192.0.2.1:5"));
+    assert!(!bind("[2001:db8::1]:5", "[::]:5"));
+}
+
+#[test]
+fn a_listener_that_changes_its_protocol_gets_the_paths_of_the_new_one() {
+    let config = parse("[listeners.mqtts]\nprotocol = \"websocket\"\n");
+    assert_eq!(config.listeners["mqtts"].paths, ["/mqtt", "/"]);
+    let config = parse("[listeners.wss]\nprotocol = \"mqtt\"\n");
+    assert!(config.listeners["wss"].paths.is_empty());
+}
+
+#[test]
+fn only_what_cannot_change_live_needs_a_restart() {
+    let old = Config::default();
+    assert_eq!(old.restart_keys(&old), [""; 0]);
+
+    let live = "[log]\nlevel = \"debug\"\n[limits]\nmax_connections = 3\n\
+                [session]\nexpiry_max = \"1d\"\n[auth]\nallow_anonymous = true\n\
+                [tls]\ncertificate = \"c\"\nprivate_key = \"k\"\n[sys]\ninterval = 5\n";
+    assert_eq!(old.restart_keys(&parse(live)), [""; 0]);
+
+    let fixed = parse(
+        "data_dir = \"/x\"\n[bus]\nsegments = 4\n[listeners.mqtts]\nbind = \"[::]:1\"\n\
+         [listeners.own]\nprotocol = \"mqtt\"\nbind = \"[::]:2\"\n",
+    );
+    let own = [
+        "allow_plain_remote",
+        "bind",
+        "enabled",
+        "paths",
+        "protocol",
+        "tls",
+    ];
+    let mut expected = vec!["bus.segments".to_owned(), "data_dir".to_owned()];
+    expected.push("listeners.mqtts.bind".to_owned());
+    expected.extend(own.map(|key| format!("listeners.own.{key}")));
+    assert_eq!(old.restart_keys(&fixed), expected);
+    // A listener that is gone needs one as well.
+    assert_eq!(fixed.restart_keys(&old), expected);
+}
+
+// B5
+#[test]
+fn the_log_of_the_router_holds_more_than_all_permits_after_it_wraps() {
+    for config in [Config::default(), everything_changed()] {
+        let router = config.router();
+        let kept = (router.max_segment_count - 1) * router.max_segment_size;
+        assert!(config.bus.permits.bytes() <= kept);
+        assert!(
+            router.max_connections > config.bus.ingress_links,
+            "no link left to dispatch"
+        );
+        assert!(router.max_outgoing_packet_count > 0);
+    }
+    let router = Config::default().router();
+    assert_eq!(
+        (router.max_segment_count, router.max_segment_size),
+        (3, 2 << 20)
+    );
+}

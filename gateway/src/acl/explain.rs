@@ -1,0 +1,146 @@
+//! "May X do Y, and by which rule": the answer in words, for the operator.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Action, Effect, Policy, Reason, Rule, Subject, Who};
+
+/// A decision with everything that led to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    pub allowed: bool,
+    /// The decision in one line, as logs and audit entries have it.
+    pub decision: String,
+    /// The rule that decided, if one did.
+    pub rule: Option<i64>,
+    /// Why that rule applies to the user, and its filter after replacing variables.
+    pub origin: Option<String>,
+    /// Denies inside an allowed subscription, and allows that a variable's value silenced.
+    pub notes: Vec<String>,
+}
+
+/// Asks the policy the very question a session asks: a topic name for publish, a topic filter for subscribe (a
+/// `$share/GROUP/` in front is skipped, as P2 says).
+pub fn explain(policy: &Policy, subject: &Subject, action: Action, topic: &str) -> Explanation {
+    let permissions = policy.permissions(subject);
+    let filter = unshared(topic);
+    let decision = match action {
+        Action::Publish => permissions.publish(topic),
+        Action::Subscribe => permissions.subscribe(filter),
+    };
+    let rule = match decision.reason {
+        Reason::Rule(rule) => Some(rule),
+        _ => None,
+    };
+    let mut notes = Vec::new();
+    if action == Action::Subscribe && decision.allowed {
+        let denies = permissions.denies_within(filter);
+        notes.extend(denies.map(|rule| {
+            format!(
+                "messages inside it are withheld by rule {}: {rule}",
+                rule.id
+            )
+        }));
+    }
+    let silenced = policy.rules_for(subject).filter(|rule| {
+        rule.action == action
+            && rule.effect == Effect::Allow
+            && permissions.effective_filter(rule.id).is_none()
+    });
+    notes.extend(silenced.map(|rule| {
+        format!(
+            "rule {} never matches here, because of the value of a variable: {rule}",
+            rule.id
+        )
+    }));
+    Explanation {
+        allowed: decision.allowed,
+        decision: decision.to_string(),
+        rule: rule.map(|rule| rule.id),
+        origin: rule.map(|rule| origin(rule, permissions.effective_filter(rule.id))),
+        notes,
+    }
+}
+
+fn origin(rule: &Rule, effective: Option<&str>) -> String {
+    let whom = match &rule.who {
+        Who::Everyone => "it is for everyone".to_owned(),
+        Who::Role(role) => format!("the user has the role {role}"),
+        Who::User { realm, name } => format!("it is for the user {realm}:{name} itself"),
+    };
+    match effective {
+        Some(filter) if filter != rule.filter.as_str() => {
+            format!("{whom}; its filter here is {filter}")
+        }
+        _ => whom,
+    }
+}
+
+fn unshared(topic: &str) -> &str {
+    topic
+        .strip_prefix("$share/")
+        .and_then(|rest| rest.split_once('/'))
+        .map_or(topic, |(_, filter)| filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn policy(rules: &[(Effect, Action, &str, Who)]) -> Policy {
+        Policy::new(
+            rules
+                .iter()
+                .zip(1..)
+                .map(|((effect, action, filter, who), id)| Rule {
+                    id,
+                    effect: *effect,
+                    action: *action,
+                    filter: filter.parse().unwrap(),
+                    who: who.clone(),
+                }),
+        )
+    }
+
+    #[test]
+    fn an_explanation_names_the_rule_where_it_came_from_and_its_filter() {
+        let policy = policy(&[
+            (
+                Effect::Allow,
+                Action::Subscribe,
+                "home/%u/#",
+                Who::Role("family".into()),
+            ),
+            (
+                Effect::Deny,
+                Action::Subscribe,
+                "home/+/safe",
+                Who::Everyone,
+            ),
+            (Effect::Allow, Action::Subscribe, "dev/%d", Who::Everyone),
+        ]);
+        let roles: [Arc<str>; 1] = ["family".into()];
+        let who = Subject {
+            realm: "local",
+            name: "ann",
+            client_id: "c",
+            device: None,
+            roles: &roles,
+        };
+        let answer = explain(&policy, &who, Action::Subscribe, "$share/g/home/ann/#");
+        assert!(answer.allowed);
+        assert_eq!(answer.rule, Some(1));
+        assert_eq!(
+            answer.origin.as_deref(),
+            Some("the user has the role family; its filter here is home/ann/#")
+        );
+        assert_eq!(answer.notes.len(), 2, "{:?}", answer.notes);
+        assert!(answer.notes[0].contains("rule 2") && answer.notes[1].contains("rule 3"));
+
+        let answer = explain(&policy, &who, Action::Publish, "home/ann/x");
+        assert_eq!(
+            (answer.allowed, answer.rule, answer.decision.as_str()),
+            (false, None, "denied: no rule allows it")
+        );
+    }
+}

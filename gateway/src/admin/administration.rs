@@ -1,0 +1,451 @@
+//! Executes commands: checks them, stores the change, puts it into force, and tells the live sessions.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use super::{AdminError, Answer, Command, LiveSessions, NewPassword, RuleLine, Secret, UserLine};
+use crate::acl::{Policy, PolicyHandle, Rule, Subject, Who, explain};
+use crate::auth::{
+    Authenticator, LOCAL_REALM, SecretKey, Settings, Users, check_role, check_user_name,
+    generate_secret,
+};
+use crate::store::{Accounts, Credential, NewRule, Snapshot, StoreError, StoredRule};
+
+/// Accounts and policy of one data directory: the database, and what of it is in force in memory.
+pub struct Administration {
+    accounts: Accounts,
+    users: Arc<Users>,
+    policy: Arc<PolicyHandle>,
+    authenticator: Arc<Authenticator>,
+    in_force: Mutex<InForce>,
+    live: OnceLock<Arc<dyn LiveSessions>>,
+}
+
+/// The snapshot that was last put into force.
+struct InForce {
+    revision: i64,
+    rules: Vec<StoredRule>,
+}
+
+impl Administration {
+    /// Users and rules in one page of a list: with the longest names and filters still under a megabyte.
+    const PAGE: usize = 200;
+    const MAX_ROLES: usize = 32;
+
+    /// Opens the accounts database and the key of a data directory whose lock the caller holds. Any damage is an
+    /// error: without accounts and policy nobody is let in (D11).
+    pub async fn open(
+        directory: &Path,
+        settings: Settings,
+    ) -> Result<Arc<Administration>, AdminError> {
+        let accounts = Accounts::open(directory).await?;
+        let check = accounts.key_check().await?;
+        let key = SecretKey::open(directory, check.as_deref())?;
+        if check.is_none() {
+            accounts.set_key_check(&key.check()).await?;
+        }
+        let Snapshot {
+            revision,
+            users,
+            rules,
+        } = accounts.snapshot().await?;
+        let policy = Arc::new(PolicyHandle::new(compile(&rules)?));
+        let users = Arc::new(Users::new(users));
+        let authenticator = Arc::new(Authenticator::new(users.clone(), Arc::new(key), settings)?);
+        let in_force = Mutex::new(InForce { revision, rules });
+        Ok(Arc::new(Administration {
+            accounts,
+            users,
+            policy,
+            authenticator,
+            in_force,
+            live: OnceLock::new(),
+        }))
+    }
+
+    pub fn authenticator(&self) -> &Arc<Authenticator> {
+        &self.authenticator
+    }
+
+    pub fn policy(&self) -> &Arc<PolicyHandle> {
+        &self.policy
+    }
+
+    pub fn users(&self) -> &Arc<Users> {
+        &self.users
+    }
+
+    /// Says who is to be told of changes. The first one stays.
+    pub fn attach(&self, live: Arc<dyn LiveSessions>) {
+        let _ = self.live.set(live);
+    }
+
+    /// Closes the database after what is under way.
+    pub async fn close(&self) {
+        self.accounts.close().await;
+    }
+
+    /// Executes a command for `actor`, whom the audit log names. Once begun it is carried through, even if the caller
+    /// stops waiting: a change that is stored must not fail to be put into force.
+    pub async fn execute(
+        self: &Arc<Self>,
+        actor: &str,
+        command: Command,
+    ) -> Result<Answer, AdminError> {
+        let (this, actor) = (self.clone(), actor.to_owned());
+        let running = tokio::spawn(async move {
+            let audit = command.audit();
+            let result = this.run(command).await;
+            if let Some(what) = audit {
+                match &result {
+                    Ok(_) => tracing::info!(target: "postern::audit", actor, "{what}: done"),
+                    Err(error) => {
+                        tracing::warn!(target: "postern::audit", actor, "{what}: {error}")
+                    }
+                }
+            }
+            result
+        });
+        running.await.map_err(|_| AdminError::Died)?
+    }
+
+    async fn run(&self, command: Command) -> Result<Answer, AdminError> {
+        match command {
+            Command::AddUser {
+                name,
+                password,
+                roles,
+            } => self.add_user(&name, password, &roles).await,
+            Command::SetPassword { name, password } => self.set_password(&name, password).await,
+            Command::SetRoles { name, roles } => self.set_roles(&name, &roles).await,
+            Command::DisableUser { name } => self.disable_user(&name).await,
+            Command::EnableUser { name } => self.enable_user(&name).await,
+            Command::RemoveUser { name } => self.remove_user(&name).await,
+            Command::ListUsers { after } => Ok(self.list_users(after.as_deref())),
+            Command::AddRule {
+                effect,
+                action,
+                filter,
+                who,
+            } => {
+                let rule = Rule {
+                    id: 0,
+                    effect,
+                    action,
+                    filter: filter.parse()?,
+                    who: who.parse()?,
+                };
+                self.add_rule(rule).await
+            }
+            Command::RemoveRule { id } => self.remove_rule(id).await,
+            Command::ListRules { after } => Ok(self.list_rules(after)),
+            Command::Explain {
+                user,
+                action,
+                topic,
+                client_id,
+            } => {
+                let client_id = client_id.unwrap_or_default();
+                let found = self.users.find(&user).ok_or(StoreError::NoSuchUser(user))?;
+                let subject = Subject {
+                    realm: LOCAL_REALM,
+                    name: &found.name,
+                    client_id: &client_id,
+                    device: None,
+                    roles: &found.roles,
+                };
+                let mut explanation = explain(&self.policy.load(), &subject, action, &topic);
+                if found.disabled {
+                    explanation
+                        .notes
+                        .push("the account is disabled: it cannot connect at all".to_owned());
+                }
+                Ok(Answer::Explanation(explanation))
+            }
+        }
+    }
+
+    async fn add_user(
+        &self,
+        name: &str,
+        password: NewPassword,
+        roles: &[String],
+    ) -> Result<Answer, AdminError> {
+        let mut warnings: Vec<String> = check_user_name(name)?.into_iter().collect();
+        let roles = self.checked_roles(roles, &mut warnings)?;
+        if self.users.find(name).is_some() {
+            // Asked again by the database; this saves the hash.
+            return Err(StoreError::NameTaken(name.to_owned()).into());
+        }
+        let (credential, generated) = self.credential(name, password).await?;
+        self.accounts.add_user(name, &credential, &roles).await?;
+        self.refresh().await?;
+        Ok(done(format!("user {name} added"), generated, warnings))
+    }
+
+    async fn set_password(&self, name: &str, password: NewPassword) -> Result<Answer, AdminError> {
+        self.users
+            .find(name)
+            .ok_or_else(|| StoreError::NoSuchUser(name.to_owned()))?;
+        let (credential, generated) = self.credential(name, password).await?;
+        self.accounts.set_credential(name, &credential).await?;
+        self.refresh().await?;
+        self.tell(|live| live.password_changed(LOCAL_REALM, name));
+        Ok(done(
+            format!("password of {name} changed"),
+            generated,
+            Vec::new(),
+        ))
+    }
+
+    async fn set_roles(&self, name: &str, roles: &[String]) -> Result<Answer, AdminError> {
+        let mut warnings = Vec::new();
+        let roles = self.checked_roles(roles, &mut warnings)?;
+        self.accounts.set_roles(name, &roles).await?;
+        self.refresh().await?;
+        self.tell(|live| live.roles_changed(LOCAL_REALM, name));
+        let message = match roles.is_empty() {
+            true => format!("{name} has no role now"),
+            false => format!("{name} has the roles {} now", roles.join(", ")),
+        };
+        Ok(done(message, None, warnings))
+    }
+
+    async fn disable_user(&self, name: &str) -> Result<Answer, AdminError> {
+        self.accounts.set_disabled(name, true).await?;
+        self.refresh().await?;
+        self.tell(|live| live.principal_disabled(LOCAL_REALM, name));
+        Ok(done(
+            format!("user {name} disabled; its sessions are closed"),
+            None,
+            Vec::new(),
+        ))
+    }
+
+    async fn enable_user(&self, name: &str) -> Result<Answer, AdminError> {
+        self.accounts.set_disabled(name, false).await?;
+        self.refresh().await?;
+        Ok(done(format!("user {name} enabled"), None, Vec::new()))
+    }
+
+    async fn remove_user(&self, name: &str) -> Result<Answer, AdminError> {
+        let rules = self.accounts.remove_user(name).await?;
+        self.refresh().await?;
+        self.tell(|live| live.principal_disabled(LOCAL_REALM, name));
+        let message = match rules {
+            0 => format!("user {name} removed"),
+            _ => format!("user {name} removed, and {rules} rules that were for it"),
+        };
+        Ok(done(message, None, Vec::new()))
+    }
+
+    async fn add_rule(&self, rule: Rule) -> Result<Answer, AdminError> {
+        let mut warnings = rule.warnings();
+        match &rule.who {
+            Who::Role(role) => check_role(role)?,
+            Who::User { realm, name } if realm.as_ref() == LOCAL_REALM => {
+                check_user_name(name)?;
+                if self.users.find(name).is_none() {
+                    warnings.push(format!("there is no user {name:?} yet"));
+                }
+            }
+            Who::User { .. } | Who::Everyone => {}
+        }
+        let id = self.accounts.add_rule(&stored(&rule)).await?;
+        self.refresh().await?;
+        Ok(done(format!("rule {id} added: {rule}"), None, warnings))
+    }
+
+    async fn remove_rule(&self, id: i64) -> Result<Answer, AdminError> {
+        let removed = self.accounts.remove_rule(id).await?;
+        self.refresh().await?;
+        let message = match Rule::try_from(&removed) {
+            Ok(rule) => format!("rule {id} removed: {rule}"),
+            Err(_) => format!("rule {id} removed"),
+        };
+        Ok(done(message, None, Vec::new()))
+    }
+
+    fn list_users(&self, after: Option<&str>) -> Answer {
+        let all = self.users.all();
+        let mut users: Vec<_> = all
+            .values()
+            .filter(|user| after.is_none_or(|after| *user.name > *after))
+            .collect();
+        users.sort_by(|one, other| one.name.cmp(&other.name));
+        let more = users.len() > Self::PAGE;
+        let line = |user: &Arc<crate::store::User>| UserLine {
+            name: user.name.to_string(),
+            generated: matches!(user.credential, Credential::Generated(_)),
+            disabled: user.disabled,
+            roles: user.roles.iter().map(|role| role.to_string()).collect(),
+            created_at: user.created_at,
+            changed_at: user.changed_at,
+        };
+        Answer::Users {
+            users: users.into_iter().take(Self::PAGE).map(line).collect(),
+            more,
+        }
+    }
+
+    fn list_rules(&self, after: Option<i64>) -> Answer {
+        let policy = self.policy.load();
+        let mut rest = policy
+            .rules()
+            .filter(|rule| after.is_none_or(|after| rule.id > after))
+            .peekable();
+        let line = |rule: &Rule| RuleLine {
+            id: rule.id,
+            effect: rule.effect,
+            action: rule.action,
+            filter: rule.filter.to_string(),
+            who: rule.who.to_string(),
+        };
+        let rules = rest.by_ref().take(Self::PAGE).map(line).collect();
+        Answer::Rules {
+            rules,
+            more: rest.peek().is_some(),
+        }
+    }
+
+    /// Adds the first user, if there is none; false if there is one already.
+    pub(super) async fn add_first_user(
+        &self,
+        name: &str,
+        secret: &str,
+        role: &str,
+    ) -> Result<bool, AdminError> {
+        let credential = self.authenticator.hash_secret(name, secret);
+        match self
+            .accounts
+            .add_first_user(name, &credential, &[role.into()])
+            .await
+        {
+            Ok(()) => self.refresh().await.map(|()| true),
+            Err(StoreError::NotEmpty(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts what the database holds now into force. Two of these may run at once: the newer snapshot wins, whichever
+    /// comes last.
+    async fn refresh(&self) -> Result<(), AdminError> {
+        let Snapshot {
+            revision,
+            users,
+            rules,
+        } = self
+            .accounts
+            .snapshot()
+            .await
+            .map_err(AdminError::NotLive)?;
+        let mut in_force = self.in_force.lock();
+        if revision <= in_force.revision {
+            return Ok(());
+        }
+        let new_policy = match rules == in_force.rules {
+            true => None,
+            false => Some(compile(&rules)?),
+        };
+        self.users.replace(users);
+        *in_force = InForce { revision, rules };
+        let Some(policy) = new_policy else {
+            return Ok(());
+        };
+        self.policy.replace(policy);
+        drop(in_force);
+        self.tell(|live| live.policy_changed());
+        Ok(())
+    }
+
+    fn tell(&self, what: impl FnOnce(&dyn LiveSessions)) {
+        if let Some(live) = self.live.get() {
+            what(live.as_ref());
+        }
+    }
+
+    /// What to store for a new password, and the password itself if it was generated here.
+    async fn credential(
+        &self,
+        name: &str,
+        password: NewPassword,
+    ) -> Result<(Credential, Option<Secret>), AdminError> {
+        match password {
+            NewPassword::Chosen(Secret(password)) => Ok((
+                self.authenticator
+                    .hash_password(password.as_bytes())
+                    .await?,
+                None,
+            )),
+            NewPassword::Generated => {
+                let secret = generate_secret()?;
+                Ok((
+                    self.authenticator.hash_secret(name, &secret),
+                    Some(Secret(secret)),
+                ))
+            }
+        }
+    }
+
+    fn checked_roles(
+        &self,
+        roles: &[String],
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Arc<str>>, AdminError> {
+        if roles.len() > Self::MAX_ROLES {
+            return Err(AdminError::TooManyRoles {
+                count: roles.len(),
+                max: Self::MAX_ROLES,
+            });
+        }
+        let policy = self.policy.load();
+        for role in roles {
+            check_role(role)?;
+            if !policy
+                .rules()
+                .any(|rule| matches!(&rule.who, Who::Role(known) if **known == **role))
+            {
+                warnings.push(format!("no rule is for the role {role} yet"));
+            }
+        }
+        Ok(roles.iter().map(|role| role.as_str().into()).collect())
+    }
+}
+
+fn compile(rules: &[StoredRule]) -> Result<Policy, AdminError> {
+    let rules: Vec<Rule> = rules.iter().map(Rule::try_from).collect::<Result<_, _>>()?;
+    Ok(Policy::new(rules))
+}
+
+fn stored(rule: &Rule) -> NewRule {
+    let (who_kind, realm, who) = match &rule.who {
+        Who::User { realm, name } => ("user", realm.as_ref(), name.as_ref()),
+        Who::Role(role) => ("role", "", role.as_ref()),
+        Who::Everyone => ("everyone", "", ""),
+    };
+    NewRule {
+        effect: rule.effect.to_string(),
+        action: rule.action.to_string(),
+        filter: rule.filter.to_string(),
+        who_kind: who_kind.to_owned(),
+        realm: realm.to_owned(),
+        who: who.to_owned(),
+    }
+}
+
+fn done(message: String, generated: Option<Secret>, warnings: Vec<String>) -> Answer {
+    match generated {
+        Some(password) => Answer::Password {
+            message,
+            password,
+            warnings,
+        },
+        None => Answer::Done { message, warnings },
+    }
+}
+
+#[cfg(test)]
+#[path = "administration_tests.rs"]
+mod tests;

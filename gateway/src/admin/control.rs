@@ -1,0 +1,181 @@
+//! The control socket: commands from the command line to the running gateway, one JSON object per line.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::peer::Accepted;
+use super::{AdminError, Administration, Command, Reply};
+
+/// Longest command, in bytes, its newline included.
+pub(super) const LINE_MAX: usize = 64 * 1024;
+/// Commands under way and idle connections together; one more is closed at once.
+const CONNECTIONS_MAX: usize = 16;
+/// How long a peer may take for its next command, and for taking an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The listening control socket. Removed when this is dropped.
+#[derive(Debug)]
+pub struct ControlServer {
+    listener: UnixListener,
+    path: PathBuf,
+    accepted: Arc<Accepted>,
+}
+
+impl ControlServer {
+    /// Makes the socket with mode 0660, for the group `postern` if there is one. The caller holds the lock of the data
+    /// directory, so a socket that is there already is a dead one and goes.
+    pub fn bind(path: &Path) -> Result<ControlServer, AdminError> {
+        let length = path.as_os_str().len();
+        if length > 107 {
+            return Err(AdminError::SocketPath {
+                path: path.to_owned(),
+                length,
+            });
+        }
+        let accepted = Accepted::read();
+        let bind = || {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let listener = UnixListener::bind(path)?;
+            fs::set_permissions(path, Permissions::from_mode(0o660))?;
+            Ok(listener)
+        };
+        let listener = bind().map_err(|source| AdminError::File {
+            action: "listen on",
+            path: path.to_owned(),
+            source,
+        })?;
+        if let Some(group) = accepted.group
+            && let Err(error) = chown(path, None, Some(group))
+        {
+            tracing::debug!("the control socket stays with our own group: {error}");
+        }
+        Ok(ControlServer {
+            listener,
+            path: path.to_owned(),
+            accepted: Arc::new(accepted),
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Answers commands until `shutdown`; commands under way are then carried through, answers may be lost.
+    pub async fn run(
+        self,
+        administration: Arc<Administration>,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut connections = JoinSet::new();
+        tokio::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => return,
+                Some(_) = connections.join_next() => continue,
+                accepted = self.listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: trying again at once would only burn the processor.
+                    tracing::warn!("control socket: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                tracing::warn!(
+                    "control socket: more than {CONNECTIONS_MAX} connections; one was closed"
+                );
+                continue;
+            };
+            let (administration, accepted) = (administration.clone(), self.accepted.clone());
+            connections.spawn(async move {
+                if let Err(error) = serve(stream, &administration, &accepted).await {
+                    tracing::debug!("control socket: {error}");
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        // The next start removes it as well.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn serve(
+    stream: UnixStream,
+    administration: &Arc<Administration>,
+    accepted: &Accepted,
+) -> io::Result<()> {
+    let peer = stream.peer_cred()?;
+    let (reader, mut writer) = stream.into_split();
+    if !accepted.accepts(peer.uid(), peer.gid()) {
+        tracing::warn!(target: "postern::audit", uid = peer.uid(), "refused on the control socket");
+        let text =
+            "only root, the gateway's own user and members of the group postern may give commands";
+        return send(&mut writer, &Reply::Error(text.to_owned())).await;
+    }
+    let actor = format!("uid {}", peer.uid());
+    let mut reader = BufReader::new(reader);
+    while let Some(line) = timeout(PATIENCE, read_line(&mut reader, LINE_MAX)).await?? {
+        let reply = match serde_json::from_slice::<Command>(&line) {
+            Ok(command) => match administration.execute(&actor, command).await {
+                Ok(answer) => Reply::Ok(answer),
+                Err(error) => Reply::Error(error.to_string()),
+            },
+            // The text of the parser's error may hold part of a password: only its place is told.
+            Err(error) => Reply::Error(format!(
+                "the gateway does not understand this command (column {}); use the postern command of the same version",
+                error.column()
+            )),
+        };
+        send(&mut writer, &reply).await?;
+    }
+    Ok(())
+}
+
+async fn send(writer: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    timeout(PATIENCE, writer.write_all(&line)).await?
+}
+
+/// The next line without its newline, or `None` at the end. Longer than `max` is an error before it is read whole.
+pub(super) async fn read_line(
+    reader: &mut (impl AsyncBufRead + Unpin),
+    max: usize,
+) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    reader.take(max as u64).read_until(b'\n', &mut line).await?;
+    match line.pop() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(line)),
+        Some(_) if line.len() + 1 >= max => Err(io::Error::other(format!(
+            "a line is longer than {max} bytes"
+        ))),
+        Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

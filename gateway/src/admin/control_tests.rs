@@ -1,0 +1,170 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{CONNECTIONS_MAX, ControlServer, LINE_MAX};
+use crate::admin::{
+    AdminError, Administration, Answer, Command, ControlClient, NewPassword, Secret,
+};
+use crate::auth::Settings;
+
+struct World {
+    admin: Arc<Administration>,
+    socket: PathBuf,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+    _dir: TempDir,
+}
+
+async fn world() -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let admin = Administration::open(dir.path(), Settings::default())
+        .await
+        .unwrap();
+    let socket = dir.path().join("control.sock");
+    std::fs::write(&socket, b"left by a crash").unwrap();
+    let server = ControlServer::bind(&socket).unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = server.run(admin.clone(), async { drop(stopped.await) });
+    World {
+        server: tokio::spawn(running),
+        admin,
+        socket,
+        stop,
+        _dir: dir,
+    }
+}
+
+async fn exchange(world: &World, line: &[u8]) -> String {
+    let stream = UnixStream::connect(&world.socket).await.unwrap();
+    let (reader, mut writer) = stream.into_split();
+    writer.write_all(line).await.unwrap();
+    let mut answer = String::new();
+    BufReader::new(reader).read_line(&mut answer).await.unwrap();
+    answer
+}
+
+// N3
+#[tokio::test]
+async fn commands_over_the_socket_are_executed_and_refusals_come_in_words() {
+    let world = world().await;
+    let mode = std::fs::metadata(&world.socket)
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let mut client = ControlClient::connect(&world.socket).await.unwrap();
+    let password = NewPassword::Chosen(Secret("x".to_owned()));
+    let command = Command::AddUser {
+        name: "ann".into(),
+        password,
+        roles: Vec::new(),
+    };
+    assert!(matches!(
+        client.execute(&command).await,
+        Ok(Answer::Done { .. })
+    ));
+    assert!(world.admin.users().find("ann").is_some());
+    let again = client.execute(&command).await.unwrap_err();
+    assert!(
+        matches!(&again, AdminError::Refused(text) if text.contains("exists already")),
+        "{again}"
+    );
+    let Answer::Users { users, .. } = client
+        .execute(&Command::ListUsers { after: None })
+        .await
+        .unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!(users[0].name, "ann");
+    world.stop.send(()).unwrap();
+    world.server.await.unwrap();
+    assert!(!world.socket.exists());
+}
+
+#[tokio::test]
+async fn what_is_no_command_is_answered_without_repeating_it() {
+    let world = world().await;
+    for line in [
+        &b"hunter2\n"[..],
+        b"{}\n",
+        b"{\"command\":\"hunter2\"}\n",
+        b"\xff\xfe\n",
+        b"\n",
+    ] {
+        let answer = exchange(&world, line).await;
+        assert!(
+            answer.contains("does not understand") && !answer.contains("hunter2"),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_endless_line_is_cut_off() {
+    let world = world().await;
+    let mut stream = UnixStream::connect(&world.socket).await.unwrap();
+    // The server may close before all of it is written.
+    let _ = stream.write_all(&vec![b'x'; 4 * LINE_MAX]).await;
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(rest.is_empty(), "no answer");
+    assert!(
+        exchange(&world, b"{\"command\":\"list-rules\",\"after\":null}\n")
+            .await
+            .starts_with("{\"ok\"")
+    );
+}
+
+#[tokio::test]
+async fn too_many_connections_are_closed_and_places_come_back() {
+    let world = world().await;
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let mut client = ControlClient::connect(&world.socket).await.unwrap();
+        client
+            .execute(&Command::ListRules { after: None })
+            .await
+            .unwrap();
+        held.push(client);
+    }
+    let mut one_more = ControlClient::connect(&world.socket).await.unwrap();
+    let refused = one_more
+        .execute(&Command::ListRules { after: None })
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(refused, AdminError::Unanswered { .. }),
+        "{refused}"
+    );
+    held.clear();
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let mut client = ControlClient::connect(&world.socket).await.unwrap();
+        if client
+            .execute(&Command::ListRules { after: None })
+            .await
+            .is_ok()
+        {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "no place came back");
+    }
+}
+
+#[tokio::test]
+async fn a_path_too_long_for_a_socket_is_refused_in_words() {
+    let path = PathBuf::from("/tmp").join("x".repeat(120));
+    let error = ControlServer::bind(&path).unwrap_err();
+    assert!(
+        matches!(error, AdminError::SocketPath { length: 125, .. }),
+        "{error}"
+    );
+}

@@ -1,0 +1,14 @@
+//! What administration tells the sessions that are running.
+
+/// Implemented by whoever holds the live sessions. Each call comes after the new users and the new policy are in
+/// force, so that asking again gives the new answer; calls must not block.
+pub trait LiveSessions: Send + Sync {
+    /// The rules changed: permissions of an older generation are stale (P4).
+    fn policy_changed(&self);
+    /// The principal is disabled or removed: its sessions end now, and its wills are dropped (P3).
+    fn principal_disabled(&self, realm: &str, name: &str);
+    /// The principal has other roles now (P3).
+    fn roles_changed(&self, realm: &str, name: &str);
+    /// The principal proves itself by another password or secret now; who is connected used the old one.
+    fn password_changed(&self, realm: &str, name: &str);
+}

@@ -1,0 +1,64 @@
+//! What does the operator see and change? Accounts and policy, by commands that take effect on a running gateway.
+//!
+//! A [`Command`] is executed by [`Administration`], whether it arrives over the control socket ([`ControlServer`]) or
+//! the command line executes it itself while no gateway runs. Who asks is checked at the socket; what the change means
+//! for live sessions is told to [`LiveSessions`], which the session registry answers.
+
+mod administration;
+mod client;
+mod command;
+mod control;
+mod first_account;
+mod live;
+mod peer;
+mod sessions;
+pub mod sys;
+
+pub use administration::Administration;
+pub use client::ControlClient;
+pub use command::{Answer, Command, NewPassword, Reply, RuleLine, Secret, UserLine};
+pub use control::ControlServer;
+pub use first_account::FirstAccount;
+pub use live::LiveSessions;
+pub use sessions::Sessions;
+
+use std::path::PathBuf;
+
+use crate::acl::AclError;
+use crate::auth::AuthError;
+use crate::store::StoreError;
+
+/// Why a command was not executed, or administration could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
+    Acl(#[from] AclError),
+    #[error("{count} roles are too many for one user; at most {max}")]
+    TooManyRoles { count: usize, max: usize },
+    #[error(
+        "the change is stored, but the running gateway could not read it back ({0}); restart the gateway"
+    )]
+    NotLive(StoreError),
+    #[error(
+        "the command stopped half-way; look into the log of the gateway, and list what it was to change"
+    )]
+    Died,
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "the path of the control socket {path} has {length} bytes, and a socket's path at most 107; set runtime_dir to a shorter one"
+    )]
+    SocketPath { path: PathBuf, length: usize },
+    #[error("the gateway at {path} does not answer: {problem}")]
+    Unanswered { path: PathBuf, problem: String },
+    #[error("{0}")]
+    Refused(String),
+}

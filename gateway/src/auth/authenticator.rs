@@ -1,0 +1,216 @@
+//! The login: from what a CONNECT presents to a principal or a refusal.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::cache::PasswordCache;
+use super::password;
+use super::pool::{Overflow, Pool};
+use super::{AuthError, LOCAL_REALM, Principal, SecretKey, Users};
+use crate::store::{Credential, User};
+
+/// What a CONNECT presents (MQTT 5.0 sections 3.1.3.5 and 3.1.3.6).
+#[derive(Clone, Copy)]
+pub struct Credentials<'a> {
+    pub username: Option<&'a str>,
+    pub password: Option<&'a [u8]>,
+}
+
+/// Why a client is not let in. What it is told is in [`Self::reason_code`]; what is logged is this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("unknown user name or wrong password")]
+    BadCredentials,
+    #[error("no credentials, and anonymous clients are not allowed")]
+    NotAuthorized,
+    #[error("the account is disabled")]
+    Banned,
+    #[error("too many passwords wait to be verified")]
+    Busy,
+}
+
+impl Refusal {
+    /// The CONNACK reason code (MQTT 5.0 section 3.2.2.2).
+    pub fn reason_code(self) -> u8 {
+        match self {
+            Refusal::BadCredentials => 0x86,
+            Refusal::NotAuthorized => 0x87,
+            Refusal::Busy => 0x89,
+            Refusal::Banned => 0x8A,
+        }
+    }
+}
+
+/// What of the configuration concerns logins. All of it can change while clients are connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether a client that presents neither user name nor password is let in (I5).
+    pub allow_anonymous: bool,
+    /// The role such a client has.
+    pub anonymous_role: Arc<str>,
+    /// Threads that hash passwords, 19 MiB each while they work; 0: one per core.
+    pub password_slots: usize,
+    /// Logins that may wait for such a thread.
+    pub password_queue: usize,
+    /// Names whose last verified password is remembered.
+    pub password_cache: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            allow_anonymous: false,
+            anonymous_role: "anonymous".into(),
+            password_slots: 0,
+            password_queue: 64,
+            password_cache: 10_000,
+        }
+    }
+}
+
+/// Verifies credentials against the users in memory.
+#[derive(Debug)]
+pub struct Authenticator {
+    users: Arc<Users>,
+    key: Arc<SecretKey>,
+    cache: PasswordCache,
+    pool: Pool,
+    settings: ArcSwap<Settings>,
+    /// Hashed against when there is nothing else to hash against.
+    decoy: Arc<str>,
+    realm: Arc<str>,
+}
+
+impl Authenticator {
+    pub fn new(
+        users: Arc<Users>,
+        key: Arc<SecretKey>,
+        settings: Settings,
+    ) -> Result<Self, AuthError> {
+        Ok(Authenticator {
+            users,
+            key,
+            cache: PasswordCache::new(settings.password_cache)?,
+            pool: Pool::new(settings.password_slots, settings.password_queue)?,
+            settings: ArcSwap::from_pointee(settings),
+            decoy: password::decoy()?.into(),
+            realm: LOCAL_REALM.into(),
+        })
+    }
+
+    /// Takes new settings over; logins under way finish by the old ones.
+    pub fn apply(&self, settings: Settings) -> Result<(), AuthError> {
+        self.pool
+            .resize(settings.password_slots, settings.password_queue)?;
+        self.cache.resize(settings.password_cache);
+        self.settings.store(Arc::new(settings));
+        Ok(())
+    }
+
+    /// Who presents these credentials? May wait for a place in the hashing pool; that wait should not count against
+    /// the client's CONNECT deadline (I3). The principal's account may change the moment this returns: ask
+    /// [`Self::is_current`] once the session is where a change would reach it.
+    pub async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Principal, Refusal> {
+        let (name, password) = match (credentials.username, credentials.password) {
+            (None, None) => return self.anonymous(),
+            (Some(name), Some(password)) => (name, password),
+            // A name without a password, or a password without a name: the answer tells nothing about any account.
+            _ => return Err(Refusal::BadCredentials),
+        };
+        let user = self.users.find(name);
+        if let Some(user) = &user
+            && self.is_proven_fast(user, password)
+        {
+            return self.admit(user);
+        }
+        let phc = match user.as_deref().map(|user| &user.credential) {
+            Some(Credential::Chosen(phc)) => phc,
+            _ => &self.decoy,
+        };
+        let verified = self
+            .pool
+            .verify(password, phc.clone())
+            .await
+            .map_err(|Overflow| Refusal::Busy)?;
+        // The user may have changed while this waited (I3). A decoy never verifies.
+        let unchanged = user.filter(|_| verified).and_then(|before| {
+            self.users
+                .find(name)
+                .filter(|now| now.credential == before.credential)
+        });
+        let Some(user) = unchanged else {
+            return Err(Refusal::BadCredentials);
+        };
+        if let Credential::Chosen(phc) = &user.credential {
+            self.cache.remember(&user.name, phc, password);
+        }
+        self.admit(&user)
+    }
+
+    /// Whether a principal that was let in would be let in now, with the same roles. To be asked after the session is
+    /// registered: a change between login and registration reaches nobody else.
+    pub fn is_current(&self, principal: &Principal) -> bool {
+        if principal.anonymous {
+            let settings = self.settings.load();
+            return settings.allow_anonymous
+                && *principal.roles == [settings.anonymous_role.clone()];
+        }
+        if principal.realm != self.realm {
+            return true;
+        }
+        self.users
+            .find(&principal.name)
+            .is_some_and(|user| !user.disabled && user.roles == principal.roles)
+    }
+
+    /// The hash under which a new chosen password is to be stored; made in the same bounded pool.
+    pub async fn hash_password(&self, password: &[u8]) -> Result<Credential, AuthError> {
+        Ok(Credential::Chosen(self.pool.hash(password).await?.into()))
+    }
+
+    /// What to store for a generated secret of this user.
+    pub fn hash_secret(&self, name: &str, secret: &str) -> Credential {
+        Credential::Generated(self.key.hash(name, secret.as_bytes()))
+    }
+
+    /// Slow hashes computed since the start: first logins, new passwords, and wrong answers of every kind.
+    pub fn hashes(&self) -> u64 {
+        self.pool.done()
+    }
+
+    /// Whether the password is proven without a slow hash: a generated secret, or one that was verified before.
+    fn is_proven_fast(&self, user: &User, password: &[u8]) -> bool {
+        match &user.credential {
+            Credential::Generated(hash) => self.key.verify(&user.name, password, hash),
+            Credential::Chosen(phc) => self.cache.knows(&user.name, phc, password),
+        }
+    }
+
+    /// The last step for who proved its name.
+    fn admit(&self, user: &User) -> Result<Principal, Refusal> {
+        if user.disabled {
+            return Err(Refusal::Banned);
+        }
+        Ok(Principal {
+            realm: self.realm.clone(),
+            name: user.name.clone(),
+            roles: user.roles.clone(),
+            device: None,
+            expires_at: None,
+            anonymous: false,
+        })
+    }
+
+    fn anonymous(&self) -> Result<Principal, Refusal> {
+        let settings = self.settings.load();
+        match settings.allow_anonymous {
+            true => Ok(Principal::anonymous(&settings.anonymous_role)),
+            false => Err(Refusal::NotAuthorized),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "authenticator_tests.rs"]
+mod tests;

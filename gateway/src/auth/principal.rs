@@ -1,0 +1,51 @@
+//! The answer to "who is this?".
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::LOCAL_REALM;
+
+/// An authenticated client (I1). Rules, `%u` and the ownership of sessions go by realm and name, never by the kind of
+/// credential.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    /// `local` for our own passwords, device secrets and certificates; one realm for each foreign issuer or CA.
+    pub realm: Arc<str>,
+    /// Empty for an anonymous client.
+    pub name: Arc<str>,
+    pub roles: Arc<[Arc<str>]>,
+    /// The device id, if this is a device.
+    pub device: Option<Arc<str>>,
+    /// When the credential ends, if it does.
+    pub expires_at: Option<SystemTime>,
+    pub anonymous: bool,
+}
+
+impl Principal {
+    /// A client that presented nothing, where that is allowed (I5). Its empty name keeps every `%u` allow shut.
+    pub(super) fn anonymous(role: &Arc<str>) -> Self {
+        Principal {
+            realm: LOCAL_REALM.into(),
+            name: "".into(),
+            roles: [role.clone()].into(),
+            device: None,
+            expires_at: None,
+            anonymous: true,
+        }
+    }
+
+    /// Whether both are the same principal: what owns a session may take it over (S5).
+    pub fn is_same(&self, other: &Principal) -> bool {
+        self.realm == other.realm && self.name == other.name && self.anonymous == other.anonymous
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.anonymous {
+            true => write!(f, "{}:(anonymous)", self.realm),
+            false => write!(f, "{}:{}", self.realm, self.name),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The command line: one file per verb, and how a verb reaches the accounts.
+
+mod acl;
+mod check;
+mod config;
+mod output;
+mod prompt;
+mod reach;
+mod run;
+mod settings;
+mod user;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::admin::AdminError;
+use crate::data_dir::DataDirError;
+use crate::supervise::StartError;
+use reach::Reach;
+use settings::SettingsArgs;
+
+/// Postern, a self-hosted MQTT TLS gateway
+#[derive(Debug, Parser)]
+#[command(name = "postern", version)]
+pub struct Cli {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the gateway (what `postern` alone does too)
+    Run,
+    /// Validate the configuration without starting
+    Check,
+    /// Show the configuration
+    Config(config::Args),
+    /// Add, change and list user accounts
+    User(user::Args),
+    /// Allow, deny and explain what clients may publish and subscribe to
+    Acl(acl::Args),
+}
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("the configuration is not valid:\n{0}")]
+    Config(#[from] broker_config::Report),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(
+        "there are no accounts in {0} yet: start the gateway first, or name its directory with --data-dir"
+    )]
+    NoAccounts(PathBuf),
+    #[error(
+        "the data directory {path} is in use by {holder}, which does not answer on {socket}: try again, or stop it"
+    )]
+    Unreachable {
+        path: PathBuf,
+        holder: String,
+        socket: PathBuf,
+    },
+    #[error("{0} is closed to this user: run the command as root, or join the group postern")]
+    Forbidden(PathBuf),
+    #[error("{0}")]
+    Password(&'static str),
+    #[error("cannot read the password: {0}")]
+    Input(io::Error),
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] io::Error),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// The whole program: parses the arguments, does what they say, and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Only the gateway itself has work for more than one thread.
+    let mut builder = match cli.verb {
+        None | Some(Verb::Run) => tokio::runtime::Builder::new_multi_thread(),
+        Some(_) => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("postern: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime
+        .block_on(dispatch(cli))
+        .unwrap_or_else(|error| match error {
+            // The reader of our output has what it wanted.
+            CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                ExitCode::SUCCESS
+            }
+            error => {
+                eprintln!("postern: {error}");
+                ExitCode::FAILURE
+            }
+        });
+    // A thread may still wait for a line from the terminal.
+    runtime.shutdown_background();
+    code
+}
+
+async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
+    let settings = &cli.settings;
+    let mut out = io::stdout();
+    match cli.verb {
+        Some(Verb::User(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Check) => check::run(settings, &mut out)?,
+        Some(Verb::Config(args)) => args.run(settings, &mut out)?,
+        Some(Verb::Run) | None => run::run(settings).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+#[path = "cli_tests.rs"]
+mod tests;

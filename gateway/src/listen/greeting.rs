@@ -1,0 +1,294 @@
+//! The first packet: CONNECT, read under a deadline and a small cap, checked, answered.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use bytestring::ByteString;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::Context;
+use crate::{
+    auth::{Credentials, Principal, Refusal},
+    mqtt::{
+        self, ConnAck, Connect, DecodeError, Decoder, Packet, PeerLimits, ReasonCode, Reply,
+        Version, validate_topic_name,
+    },
+    session::{connection::Connection, registry::Claimed, settings::Settings},
+};
+
+/// A client that is in: its connection, and what it sent behind its CONNECT.
+pub struct Welcome {
+    pub connection: Connection,
+    pub decoder: Decoder,
+    pub rest: BytesMut,
+    /// Keep alive that the gateway enforces; `None` where the client wants none and cannot be given one (v3).
+    pub keep_alive: Option<Duration>,
+}
+
+/// Why a connection got no further than its first packet. Logged; the client was told what it may know.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected {
+    #[error("no CONNECT within {0:?}")]
+    Deadline(Duration),
+    #[error("closed before CONNECT")]
+    Closed,
+    #[error("read failed: {0}")]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Packet(#[from] DecodeError),
+    #[error("CONNECT refused: {0}")]
+    Refused(&'static str),
+}
+
+/// Reads CONNECT, finds out who it is, claims the session and sends CONNACK.
+pub async fn greet<S>(stream: &mut S, context: &Context) -> Result<Welcome, Rejected>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let limits = context.limits();
+    let first = u32::try_from(limits.first_packet_max.bytes()).unwrap_or(u32::MAX);
+    let mut decoder = Decoder::new(first);
+    let mut rest = BytesMut::new();
+    let read = read_connect(stream, &mut decoder, &mut rest);
+    let mut connect = match tokio::time::timeout(limits.connect_timeout, read).await {
+        Err(_) => return Err(Rejected::Deadline(limits.connect_timeout)),
+        Ok(Ok(connect)) => connect,
+        Ok(Err(rejected)) => {
+            if let Rejected::Packet(error) = &rejected {
+                answer_error(stream, error).await;
+            }
+            return Err(rejected);
+        }
+    };
+    let settings = context.registry.settings();
+    decoder.set_max_packet_size(settings.max_packet_size);
+    let version = connect.version;
+    let peer = PeerLimits {
+        maximum_packet_size: connect.maximum_packet_size,
+        problem_information: connect.request_problem_information,
+    };
+    match admit(&mut connect, context, &settings).await {
+        Ok(admitted) => {
+            let connack = Reply::ConnAck(Box::new(admitted.connack));
+            let mut out = BytesMut::new();
+            let written = match mqtt::encode(&connack, version, peer, &mut out) {
+                Ok(()) => stream.write_all(&out).await.map_err(Rejected::Io),
+                Err(_) => Err(Rejected::Refused(
+                    "the client takes no packet as large as CONNACK",
+                )),
+            };
+            if let Err(rejected) = written {
+                let ending = crate::session::connection::Ending::lost();
+                context
+                    .registry
+                    .release(admitted.connection.finish(&ending))
+                    .await;
+                return Err(rejected);
+            }
+            context.metrics.packets_sent.add(1);
+            context.metrics.bytes_sent.add(out.len() as u64);
+            let Admitted {
+                connection,
+                keep_alive,
+                ..
+            } = admitted;
+            Ok(Welcome {
+                connection,
+                decoder,
+                rest,
+                keep_alive,
+            })
+        }
+        Err((reason, why)) => {
+            refuse(stream, reason, why, version, peer).await;
+            Err(Rejected::Refused(why))
+        }
+    }
+}
+
+async fn read_connect<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    decoder: &mut Decoder,
+    rest: &mut BytesMut,
+) -> Result<Box<Connect>, Rejected> {
+    loop {
+        rest.reserve(READ);
+        if stream.read_buf(rest).await? == 0 {
+            return Err(Rejected::Closed);
+        }
+        match decoder.decode(rest)? {
+            Some(Packet::Connect(connect)) => return Ok(connect),
+            // The decoder lets nothing else be first.
+            Some(_) => return Err(Rejected::Refused("the first packet is not CONNECT")),
+            None => {}
+        }
+    }
+}
+
+/// Bytes read at once before CONNECT is complete.
+const READ: usize = 1024;
+
+struct Admitted {
+    connection: Connection,
+    connack: ConnAck,
+    keep_alive: Option<Duration>,
+}
+
+async fn admit(
+    connect: &mut Connect,
+    context: &Context,
+    settings: &Arc<Settings>,
+) -> Result<Admitted, (ReasonCode, &'static str)> {
+    if connect.authentication_method.is_some() {
+        return Err((
+            ReasonCode::BadAuthenticationMethod,
+            "no enhanced authentication method is offered",
+        ));
+    }
+    let assigned = connect.client_id.is_empty();
+    if assigned {
+        connect.client_id = assign_client_id();
+    }
+    let principal = authenticate(connect, context).await?;
+    check_will(connect, &principal, context, settings)?;
+    let asked = connect.session_expiry;
+    let claimed = context.registry.claim(connect, principal).await;
+    let Claimed {
+        connection,
+        session_present,
+        session_expiry,
+    } = claimed.map_err(|refused| (refused.reason(), refused.text()))?;
+    let (keep_alive, imposed) = keep_alive(connect, settings);
+    let connack = ConnAck {
+        session_present,
+        session_expiry: (session_expiry != asked).then_some(session_expiry),
+        receive_maximum: Some(settings.receive_maximum),
+        maximum_packet_size: Some(settings.max_packet_size),
+        assigned_client_id: assigned.then(|| connect.client_id.clone()),
+        topic_alias_maximum: settings.topic_alias_maximum,
+        server_keep_alive: imposed,
+        ..ConnAck::new(ReasonCode::Success)
+    };
+    Ok(Admitted {
+        connection,
+        connack,
+        keep_alive,
+    })
+}
+
+async fn authenticate(
+    connect: &Connect,
+    context: &Context,
+) -> Result<Principal, (ReasonCode, &'static str)> {
+    let credentials = Credentials {
+        username: connect.username.as_deref(),
+        password: connect.password.as_deref(),
+    };
+    context
+        .authenticator
+        .authenticate(credentials)
+        .await
+        .map_err(|refusal| {
+            context.metrics.logins_failed.add(1);
+            match refusal {
+                Refusal::BadCredentials => (
+                    ReasonCode::BadUserNameOrPassword,
+                    "wrong user name or password",
+                ),
+                Refusal::NotAuthorized => (ReasonCode::NotAuthorized, "not allowed to connect"),
+                Refusal::Banned => (ReasonCode::Banned, "the account is disabled"),
+                Refusal::Busy => (ReasonCode::ServerBusy, "too many logins at once, try again"),
+            }
+        })
+}
+
+/// The will is checked here, and again when it is sent (S1).
+fn check_will(
+    connect: &Connect,
+    principal: &Principal,
+    context: &Context,
+    settings: &Settings,
+) -> Result<(), (ReasonCode, &'static str)> {
+    let Some(will) = &connect.will else {
+        return Ok(());
+    };
+    if validate_topic_name(&will.topic, settings.max_topic_levels).is_err() {
+        return Err((
+            ReasonCode::TopicNameInvalid,
+            "the will topic is not a valid topic name",
+        ));
+    }
+    let permissions = context.registry.permissions(principal, &connect.client_id);
+    if !permissions.publish(&will.topic).allowed {
+        return Err((
+            ReasonCode::NotAuthorized,
+            "not allowed to publish to the will topic",
+        ));
+    }
+    Ok(())
+}
+
+/// S3: v5 clients are told the keep alive that holds; v3 clients above the maximum are watched by TCP.
+fn keep_alive(connect: &Connect, settings: &Settings) -> (Option<Duration>, Option<u16>) {
+    let maximum = u16::try_from(settings.max_keep_alive.as_secs()).unwrap_or(u16::MAX);
+    let within = (1..=maximum).contains(&connect.keep_alive);
+    let (seconds, imposed) = match (within, connect.version.is_v5()) {
+        (true, _) => (connect.keep_alive, None),
+        (false, true) => (maximum, Some(maximum)),
+        (false, false) => return (None, None),
+    };
+    (Some(Duration::from_secs(seconds.into())), imposed)
+}
+
+/// A client identifier that nobody guesses: 128 random bits.
+fn assign_client_id() -> ByteString {
+    let mut random = [0u8; 16];
+    if aws_lc_rs::rand::fill(&mut random).is_err() {
+        // Without randomness the hasher's seed and the clock still keep identifiers apart.
+        use std::hash::{BuildHasher, RandomState};
+        let state = RandomState::new();
+        for half in random.chunks_mut(8) {
+            let seed = state.hash_one((std::time::Instant::now(), half.as_ptr()));
+            half.copy_from_slice(&seed.to_le_bytes());
+        }
+    }
+    let mut id = String::from("auto-");
+    for byte in random {
+        use std::fmt::Write;
+        let _ = write!(id, "{byte:02x}");
+    }
+    id.into()
+}
+
+/// A CONNECT that could not be read is answered where a CONNACK can be understood.
+async fn answer_error<S: AsyncWrite + Unpin>(stream: &mut S, error: &DecodeError) {
+    let version = match error {
+        DecodeError::UnsupportedProtocolVersion { answer_in, .. } => *answer_in,
+        DecodeError::ClientIdentifierNotValid => Version::V311,
+        _ => return,
+    };
+    let peer = PeerLimits {
+        maximum_packet_size: None,
+        problem_information: true,
+    };
+    refuse(stream, error.reason(), "", version, peer).await;
+}
+
+async fn refuse<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    reason: ReasonCode,
+    why: &str,
+    version: Version,
+    peer: PeerLimits,
+) {
+    let mut connack = ConnAck::new(reason);
+    connack.reason_string = (!why.is_empty()).then(|| why.into());
+    let mut out = BytesMut::new();
+    if mqtt::encode(&Reply::ConnAck(Box::new(connack)), version, peer, &mut out).is_ok() {
+        let farewell = async {
+            stream.write_all(&out).await?;
+            stream.shutdown().await
+        };
+        let _ = tokio::time::timeout(super::LINGER, farewell).await;
+    }
+}

@@ -1,0 +1,68 @@
+//! Which bytes may come in?
+//!
+//! Sockets, limits on connections and handshakes, TLS, WebSocket, the deadline for CONNECT, and the driver that moves
+//! bytes between a stream and its session. What the bytes mean is `mqtt`'s and `session`'s.
+
+mod budget;
+mod driver;
+mod greeting;
+pub mod listener;
+pub mod websocket;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use broker_config::{Config, Limits};
+
+pub use budget::{Admissions, Handshakes};
+
+use crate::{
+    auth::Authenticator, metrics::Metrics, routing::bus::Bus, session::registry::Registry,
+};
+
+/// What every connection needs.
+pub struct Context {
+    pub config: Arc<ArcSwap<Config>>,
+    pub registry: Arc<Registry>,
+    pub authenticator: Arc<Authenticator>,
+    pub admissions: Admissions,
+    pub handshakes: Handshakes,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Context {
+    fn limits(&self) -> Limits {
+        self.config.load().limits.clone()
+    }
+
+    fn bus(&self) -> &Arc<Bus> {
+        self.registry.bus()
+    }
+}
+
+/// How long a client may take to read our last words.
+const LINGER: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error(
+        "listener {name:?} cannot listen on {address}: {cause}; {}",
+        remedy(cause)
+    )]
+    Bind {
+        name: String,
+        address: SocketAddr,
+        cause: std::io::Error,
+    },
+}
+
+fn remedy(cause: &std::io::Error) -> &'static str {
+    match cause.kind() {
+        std::io::ErrorKind::AddrInUse => "stop the other program, or choose another port in `bind`",
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
+        }
+        std::io::ErrorKind::AddrNotAvailable => "`bind` must be an address of this machine",
+        _ => "correct `bind`",
+    }
+}

@@ -1,0 +1,137 @@
+//! Counters: what has the gateway done, and what does it hold?
+//!
+//! Everything counts here; `$SYS` topics and later the metrics page read it. No room decides by these numbers.
+
+use std::{
+    cmp::Ordering,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Relaxed);
+    }
+
+    pub fn sub(&self, less: u64) {
+        self.0.fetch_sub(less, Relaxed);
+    }
+
+    /// Replaces a part of the sum that was `was` by `now`.
+    pub fn shift(&self, was: usize, now: usize) {
+        match now.cmp(&was) {
+            Ordering::Greater => self.add((now - was) as u64),
+            Ordering::Less => self.sub((was - now) as u64),
+            Ordering::Equal => {}
+        }
+    }
+
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])* $name:ident: $kind:ident,)*) => {
+        /// All counters of one gateway.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $($(#[doc = $doc])* pub $name: $kind,)*
+        }
+
+        impl Metrics {
+            /// Name, meaning and value of each, for whoever shows them.
+            pub fn each(&self, mut show: impl FnMut(&'static str, &'static str, u64)) {
+                $(show(stringify!($name), concat!($($doc),*).trim_ascii_start(), self.$name.get());)*
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Router threads of the bus that died and were replaced.
+    bus_restarts: Counter,
+    /// Envelopes that the bus's log lost: always 0 unless there is a bug.
+    bus_gaps: Counter,
+    /// Envelopes that came off the bus a second time after a restart, and were ignored.
+    bus_duplicates: Counter,
+    /// Network connections that are open now, those before CONNECT included.
+    connections: Gauge,
+    /// Network connections accepted.
+    connections_accepted: Counter,
+    /// Connections closed at accept because a limit was reached.
+    connections_refused: Counter,
+    /// TLS handshakes under way.
+    handshakes: Gauge,
+    /// TLS handshakes that failed or took too long.
+    handshakes_failed: Counter,
+    /// Clients that are connected and past CONNECT.
+    clients_connected: Gauge,
+    /// The most clients that were connected at once.
+    clients_maximum: Gauge,
+    /// CONNECTs refused for wrong credentials.
+    logins_failed: Counter,
+    /// CONNECTs refused because a session belongs to another principal.
+    sessions_foreign: Counter,
+    /// Sessions in memory, connected or not.
+    sessions: Gauge,
+    /// Sessions that expired.
+    sessions_expired: Counter,
+    /// Bytes received from clients, after TLS.
+    bytes_received: Counter,
+    /// Bytes sent to clients, before TLS.
+    bytes_sent: Counter,
+    /// MQTT control packets received.
+    packets_received: Counter,
+    /// MQTT control packets sent.
+    packets_sent: Counter,
+    /// PUBLISH packets received.
+    publishes_received: Counter,
+    /// PUBLISH packets sent.
+    publishes_sent: Counter,
+    /// PUBLISH packets refused or ignored: not allowed, over a limit.
+    publishes_refused: Counter,
+    /// Messages dropped for slow or absent consumers.
+    messages_dropped: Counter,
+    /// Messages that expired before they could be sent.
+    messages_expired: Counter,
+    /// Messages that wait in sessions.
+    messages_queued: Gauge,
+    /// Bytes that wait in sessions.
+    bytes_queued: Gauge,
+    /// Bytes of half-received packets and of output that slow clients have not taken.
+    bytes_buffered: Gauge,
+    /// Retained messages.
+    retained_messages: Gauge,
+    /// Bytes of retained messages.
+    retained_bytes: Gauge,
+    /// Retained messages refused at the limit.
+    retained_refused: Counter,
+    /// Subscriptions.
+    subscriptions: Gauge,
+    /// Subscriptions refused.
+    subscriptions_refused: Counter,
+    /// Packets that broke the protocol, and ended their connection.
+    protocol_errors: Counter,
+}

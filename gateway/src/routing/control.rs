@@ -1,0 +1,54 @@
+//! What passes the dispatcher in one sequence with the messages of its session, and is not a message (B7).
+
+use super::endpoint::Delivery;
+use crate::mqtt::{Filter, PacketId, Qos, ReasonCode, RetainHandling, SubscriptionFilter};
+
+#[derive(Debug)]
+pub enum Control {
+    Subscribe(SubscribeRequest),
+    Unsubscribe {
+        packet_id: PacketId,
+        filters: Vec<Result<SubscriptionFilter, ReasonCode>>,
+    },
+    /// The session lost these subscriptions without asking (a policy change).
+    Revoke(Vec<SubscriptionFilter>),
+    /// Messages of shared groups whose member is gone: the group decides anew (S4).
+    Redistribute(Vec<Delivery>),
+    /// The session ended: all its subscriptions end here.
+    End {
+        subscriptions: Vec<SubscriptionFilter>,
+        shared: Vec<Delivery>,
+    },
+    /// What was remembered about permissions no longer holds.
+    PolicyChanged,
+}
+
+#[derive(Debug)]
+pub struct SubscribeRequest {
+    pub packet_id: PacketId,
+    /// In the order of the packet; a filter that was refused carries its reason code.
+    pub filters: Vec<Result<Subscription, ReasonCode>>,
+}
+
+/// One subscription, as the client asked for it (MQTT 5 §3.8.3.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    pub filter: SubscriptionFilter,
+    pub options: Options,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    pub qos: Qos,
+    pub no_local: bool,
+    pub retain_as_published: bool,
+    pub retain_handling: RetainHandling,
+    /// Subscription identifier, 1 to 268,435,455.
+    pub id: Option<u32>,
+}
+
+impl Subscription {
+    pub fn matching(&self) -> &Filter {
+        &self.filter.filter
+    }
+}

@@ -1,0 +1,301 @@
+//! Retained messages: what does a new subscription get at once? (MQTT 5 §3.3.1.3)
+//!
+//! Owned by the dispatcher alone. The store makes them durable; this is what is looked up.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use hashbrown::HashMap;
+
+use super::message::{Expiry, Message};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetainedLimits {
+    pub messages: usize,
+    /// Bytes of topic, properties and payload, with a fixed overhead for each message.
+    pub bytes: usize,
+}
+
+pub struct Retained {
+    root: Node,
+    limits: RetainedLimits,
+    messages: usize,
+    bytes: usize,
+    /// When the next ones expire. The number keeps moments apart that are equal.
+    expiring: BTreeMap<(Instant, u64), Box<str>>,
+    next: u64,
+}
+
+#[derive(Default)]
+struct Node {
+    children: HashMap<Box<str>, Node>,
+    kept: Option<Kept>,
+}
+
+struct Kept {
+    message: Message,
+    expires: Option<(Instant, u64)>,
+}
+
+/// The limit that a new retained message would have exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Retained {
+    pub fn new(limits: RetainedLimits) -> Retained {
+        Retained {
+            root: Node::default(),
+            limits,
+            messages: 0,
+            bytes: 0,
+            expiring: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    pub fn set_limits(&mut self, limits: RetainedLimits) {
+        self.limits = limits;
+    }
+
+    /// Whether [`Retained::set`] would find room. Topics of the gateway itself (`$SYS`) always have room.
+    pub fn has_room(&self, message: &Message) -> bool {
+        let topic = message.topic();
+        if topic.starts_with('$') || message.payload().is_empty() {
+            return true;
+        }
+        let old = self.root.find(topic).and_then(|node| node.kept.as_ref());
+        let messages = self.messages + usize::from(old.is_none());
+        let bytes = self.bytes + message.cost() - old.map_or(0, |kept| kept.message.cost());
+        messages <= self.limits.messages && bytes <= self.limits.bytes
+    }
+
+    /// Replaces the topic's retained message; an empty payload removes it (MQTT-3.3.1-6, MQTT-3.3.1-10).
+    pub fn set(&mut self, message: &Message, now: Instant) -> Result<(), Full> {
+        if !self.has_room(message) {
+            return Err(Full);
+        }
+        self.remove(message.topic());
+        if message.payload().is_empty() {
+            return Ok(());
+        }
+        let message = message.detach();
+        let expires = match message.expiry_left(now) {
+            Expiry::Never => None,
+            Expiry::Expired => return Ok(()),
+            Expiry::Left(seconds) => {
+                self.next += 1;
+                Some((now + Duration::from_secs(seconds.into()), self.next))
+            }
+        };
+        if let Some(moment) = expires {
+            self.expiring.insert(moment, message.topic().into());
+        }
+        self.messages += 1;
+        self.bytes += message.cost();
+        let mut node = &mut self.root;
+        for level in message.topic().split('/') {
+            node = node.children.entry(level.into()).or_default();
+        }
+        node.kept = Some(Kept { expires, message });
+        Ok(())
+    }
+
+    /// Calls `visit` for each retained message that the filter matches and that has not expired.
+    pub fn matching(&self, filter: &str, now: Instant, visit: &mut dyn FnMut(&Message)) {
+        self.root.walk(Some(filter), true, &mut |kept| {
+            if !kept.message.is_expired(now) {
+                visit(&kept.message);
+            }
+        });
+    }
+
+    /// Removes what has expired, at most `most` of them, so that nobody waits for it.
+    pub fn sweep(&mut self, now: Instant, most: usize) {
+        for _ in 0..most {
+            let Some(first) = self
+                .expiring
+                .first_entry()
+                .filter(|first| first.key().0 <= now)
+            else {
+                return;
+            };
+            let topic = first.remove();
+            self.remove(&topic);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.messages
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn remove(&mut self, topic: &str) {
+        let Some(kept) = self.root.remove(topic) else {
+            return;
+        };
+        self.messages -= 1;
+        self.bytes -= kept.message.cost();
+        if let Some(moment) = kept.expires {
+            self.expiring.remove(&moment);
+        }
+    }
+}
+
+impl Node {
+    fn find(&self, topic: &str) -> Option<&Node> {
+        topic
+            .split('/')
+            .try_fold(self, |node, level| node.children.get(level))
+    }
+
+    fn walk(&self, filter: Option<&str>, first: bool, visit: &mut dyn FnMut(&Kept)) {
+        let Some(filter) = filter else {
+            self.kept.iter().for_each(visit);
+            return;
+        };
+        let (level, rest) = match filter.split_once('/') {
+            Some((level, rest)) => (level, Some(rest)),
+            None => (filter, None),
+        };
+        // A leading wildcard never matches a topic that begins with $ (MQTT-4.7.2-1).
+        let hidden = |name: &str| first && name.starts_with('$');
+        match level {
+            "#" => {
+                if !first {
+                    self.kept.iter().for_each(&mut *visit);
+                }
+                for (_, child) in self.children.iter().filter(|(name, _)| !hidden(name)) {
+                    child.walk(Some("#"), false, visit);
+                }
+            }
+            "+" => {
+                for (_, child) in self.children.iter().filter(|(name, _)| !hidden(name)) {
+                    child.walk(rest, false, visit);
+                }
+            }
+            name => {
+                if let Some(child) = self.children.get(name) {
+                    child.walk(rest, false, visit);
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, topic: &str) -> Option<Kept> {
+        let (level, rest) = match topic.split_once('/') {
+            Some((level, rest)) => (level, Some(rest)),
+            None => (topic, None),
+        };
+        let child = self.children.get_mut(level)?;
+        let kept = match rest {
+            Some(rest) => child.remove(rest),
+            None => child.kept.take(),
+        };
+        if child.kept.is_none() && child.children.is_empty() {
+            self.children.remove(level);
+        }
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        mqtt::{Filter, Qos, matches},
+        routing::envelope::{Outgoing, message},
+    };
+    use proptest::prelude::*;
+
+    fn retained(topic: &str, payload: &[u8], expiry: Option<u32>) -> Message {
+        let outgoing = Outgoing {
+            topic,
+            payload,
+            properties: b"",
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            expiry,
+            packet_id: None,
+        };
+        message(outgoing, Instant::now()).unwrap()
+    }
+
+    fn topics(retained: &Retained, filter: &str, now: Instant) -> Vec<String> {
+        let mut found = Vec::new();
+        retained.matching(filter, now, &mut |message| {
+            found.push(message.topic().to_owned())
+        });
+        found.sort();
+        found
+    }
+
+    const ROOMY: RetainedLimits = RetainedLimits {
+        messages: 1000,
+        bytes: 1 << 20,
+    };
+
+    #[test]
+    fn an_empty_retained_payload_deletes_and_leaves_nothing_behind() {
+        let mut kept = Retained::new(ROOMY);
+        let now = Instant::now();
+        kept.set(&retained("a/b", b"1", Some(60)), now).unwrap();
+        kept.set(&retained("a/b", b"", None), now).unwrap();
+        assert_eq!((kept.len(), kept.bytes()), (0, 0));
+        assert!(kept.root.children.is_empty() && kept.expiring.is_empty());
+    }
+
+    #[test]
+    fn an_expired_message_is_not_found_and_is_swept() {
+        let mut kept = Retained::new(ROOMY);
+        let now = Instant::now();
+        kept.set(&retained("a", b"1", Some(1)), now).unwrap();
+        kept.set(&retained("b", b"1", Some(100)), now).unwrap();
+        let later = now + Duration::from_secs(2);
+        assert_eq!(topics(&kept, "#", later), ["b"]);
+        kept.sweep(later, 10);
+        assert_eq!(kept.len(), 1);
+    }
+
+    #[test]
+    fn over_a_limit_a_new_topic_is_refused_and_a_known_one_replaced() {
+        let mut kept = Retained::new(RetainedLimits {
+            messages: 2,
+            bytes: 1 << 20,
+        });
+        let now = Instant::now();
+        kept.set(&retained("a", b"1", None), now).unwrap();
+        kept.set(&retained("b", b"1", None), now).unwrap();
+        assert_eq!(kept.set(&retained("c", b"1", None), now), Err(Full));
+        kept.set(&retained("b", b"2", None), now).unwrap();
+        kept.set(&retained("$SYS/x", b"2", None), now).unwrap();
+        let mut tight = Retained::new(RetainedLimits {
+            messages: 9,
+            bytes: 500,
+        });
+        assert_eq!(tight.set(&retained("a", &[0; 500], None), now), Err(Full));
+    }
+
+    proptest! {
+        #[test]
+        fn a_filter_finds_what_it_matches(
+            filter in "(\\$)?[ab+]?(/[ab+]?){0,3}(/#)?", names in proptest::collection::vec("(\\$)?[ab]?(/[ab]?){0,4}", 1..20),
+        ) {
+            prop_assume!(Filter::parse(filter.as_str(), 64).is_ok());
+            let mut kept = Retained::new(ROOMY);
+            let now = Instant::now();
+            let mut names: Vec<String> = names.into_iter().filter(|name| !name.is_empty()).collect();
+            names.sort();
+            names.dedup();
+            for name in &names {
+                kept.set(&retained(name, b"1", None), now).unwrap();
+            }
+            names.retain(|name| matches(&filter, name));
+            prop_assert_eq!(topics(&kept, &filter, now), names);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Shared subscription groups: which member gets this message? (MQTT 5 §4.8.2, rule S4)
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::{
+    control::Options,
+    endpoint::{Endpoint, Extra, Grant, SessionId, ShareKey},
+};
+
+/// Names a group while it has members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GroupId(u64);
+
+#[derive(Default)]
+pub struct Groups {
+    by_id: HashMap<GroupId, Group>,
+    by_key: HashMap<ShareKey, GroupId>,
+    next: u64,
+}
+
+/// The members of one group, in the order in which they joined.
+pub struct Group {
+    key: ShareKey,
+    members: Vec<Member>,
+    /// Whose turn it is.
+    turn: usize,
+}
+
+pub struct Member {
+    pub endpoint: Arc<dyn Endpoint>,
+    pub grant: Grant,
+}
+
+impl Groups {
+    /// The group with this key, made if there is none.
+    pub fn entry(&mut self, key: ShareKey) -> (&mut Group, GroupId) {
+        let id = *self.by_key.entry(key.clone()).or_insert_with(|| {
+            self.next += 1;
+            GroupId(self.next)
+        });
+        let group = self.by_id.entry(id).or_insert_with(|| Group {
+            key,
+            members: Vec::new(),
+            turn: 0,
+        });
+        (group, id)
+    }
+
+    pub fn get(&mut self, id: GroupId) -> Option<&mut Group> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub fn find(&mut self, key: &ShareKey) -> Option<&mut Group> {
+        self.by_id.get_mut(self.by_key.get(key)?)
+    }
+
+    /// Takes a member out. `None`: it was none. `Some(Some(id))`: it was the last, and the group is gone.
+    pub fn leave(&mut self, key: &ShareKey, session: SessionId) -> Option<Option<GroupId>> {
+        let id = *self.by_key.get(key)?;
+        let group = self.by_id.get_mut(&id)?;
+        let place = group
+            .members
+            .iter()
+            .position(|member| member.endpoint.id() == session)?;
+        group.members.remove(place);
+        if group.turn > place {
+            group.turn -= 1;
+        }
+        if !group.members.is_empty() {
+            return Some(None);
+        }
+        self.by_id.remove(&id);
+        self.by_key.remove(key);
+        Some(Some(id))
+    }
+}
+
+impl Group {
+    /// Adds a member or changes its options; true if it is new.
+    pub fn join(&mut self, endpoint: &Arc<dyn Endpoint>, options: Options) -> bool {
+        let extra = Extra {
+            subscription_ids: options.id.into_iter().collect(),
+            share: Some(self.key.clone()),
+        };
+        let grant = Grant {
+            qos: options.qos,
+            retain_as_published: options.retain_as_published,
+            extra: Some(Arc::new(extra)),
+        };
+        match self
+            .members
+            .iter_mut()
+            .find(|member| member.endpoint.id() == endpoint.id())
+        {
+            Some(member) => {
+                member.grant = grant;
+                false
+            }
+            None => {
+                self.members.push(Member {
+                    endpoint: endpoint.clone(),
+                    grant,
+                });
+                true
+            }
+        }
+    }
+
+    /// The member for a message of this topic, in turn: online ones first, then those that can wait for their client.
+    /// `not` is passed over (its client just failed to take the message) unless it is the only one that can hold it.
+    pub fn choose(&mut self, topic: &str, not: Option<SessionId>) -> Option<&Member> {
+        let fits = |member: &Member| {
+            Some(member.endpoint.id()) != not && member.endpoint.may_receive(topic)
+        };
+        let place = self
+            .in_turn(|member| member.endpoint.is_online() && fits(member))
+            .or_else(|| self.in_turn(|member| member.endpoint.is_persistent() && fits(member)))
+            .or_else(|| {
+                self.in_turn(|member| {
+                    Some(member.endpoint.id()) == not && member.endpoint.is_persistent()
+                })
+            })?;
+        self.turn = (place + 1) % self.members.len();
+        self.members.get(place)
+    }
+
+    fn in_turn(&self, suits: impl Fn(&Member) -> bool) -> Option<usize> {
+        let count = self.members.len();
+        (0..count)
+            .map(|n| (self.turn + n) % count)
+            .find(|place| suits(&self.members[*place]))
+    }
+}

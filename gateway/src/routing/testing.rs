@@ -1,0 +1,92 @@
+//! A session that only collects, for the tests of this room.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{
+    endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey},
+    message::Message,
+};
+use crate::mqtt::{PacketId, ReasonCode};
+
+#[derive(Default)]
+pub struct Sink {
+    pub id: u64,
+    pub online: bool,
+    pub persistent: bool,
+    pub deliveries: Mutex<Vec<Delivery>>,
+    pub completions: Mutex<Vec<Completion>>,
+    pub subacks: Mutex<Vec<(PacketId, Vec<ReasonCode>)>>,
+    pub denied: Option<&'static str>,
+}
+
+impl Sink {
+    pub fn endpoint(id: u64) -> Arc<dyn Endpoint> {
+        Arc::new(Sink {
+            id,
+            online: true,
+            ..Sink::default()
+        })
+    }
+}
+
+impl Endpoint for Sink {
+    fn id(&self) -> SessionId {
+        SessionId(self.id)
+    }
+
+    fn is_online(&self) -> bool {
+        self.online
+    }
+
+    fn is_persistent(&self) -> bool {
+        self.persistent
+    }
+
+    fn may_receive(&self, topic: &str) -> bool {
+        self.denied != Some(topic)
+    }
+
+    fn deliver(&self, messages: &[Message], grant: &Grant) {
+        self.deliveries.lock().extend(
+            messages
+                .iter()
+                .map(|message| Delivery::live(message.clone(), grant)),
+        );
+    }
+
+    fn give_back(&self, share: &ShareKey) -> Vec<Delivery> {
+        self.deliveries
+            .lock()
+            .extract_if(.., |delivery| delivery.share() == Some(share))
+            .collect()
+    }
+
+    fn redeliver(&self, delivery: Delivery) {
+        self.deliveries.lock().push(delivery);
+    }
+
+    fn subscribed(
+        &self,
+        _: u32,
+        packet_id: PacketId,
+        reasons: Vec<ReasonCode>,
+        retained: Vec<Delivery>,
+    ) {
+        self.subacks.lock().push((packet_id, reasons));
+        self.deliveries.lock().extend(retained);
+    }
+
+    fn unsubscribed(&self, _: u32, packet_id: PacketId, reasons: Vec<ReasonCode>) {
+        self.subacks.lock().push((packet_id, reasons));
+    }
+
+    fn complete(&self, _: u32, completions: &[Completion]) {
+        self.completions.lock().extend_from_slice(completions);
+    }
+
+    fn settled(&self, _: usize) {}
+
+    fn wake(&self) {}
+}

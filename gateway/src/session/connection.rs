@@ -1,0 +1,351 @@
+//! One network connection of a session: what its packets mean, and what it is sent.
+//!
+//! A synchronous state machine: packets and messages in, bytes and an envelope out. Sockets, time-outs and waiting
+//! are the listener's; `publish`, `subscribe` and `deliver` beside this file hold its larger parts.
+
+use std::{borrow::Cow, sync::Arc, task::Waker, time::Instant};
+
+use bytes::BytesMut;
+
+use super::{
+    alias,
+    incoming::{Pending, Received},
+    outgoing::{Acknowledged, Window},
+    session::{Carry, Mail, Notice, Session},
+    settings::Settings,
+    will::Will,
+};
+use crate::{
+    metrics::Metrics,
+    mqtt::{self, Ack, Connect, Packet, PeerLimits, Qos, ReasonCode, Reply, Version},
+    routing::envelope::Envelope,
+};
+
+pub struct Connection {
+    pub(super) session: Arc<Session>,
+    pub(super) epoch: u32,
+    pub(super) version: Version,
+    pub(super) settings: Arc<Settings>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) peer: PeerLimits,
+    pub(super) window: Window,
+    /// Messages at QoS 1 and 2 that may be under way to the client.
+    pub(super) window_size: usize,
+    pub(super) received: Received,
+    pub(super) pending: Pending,
+    pub(super) aliases_in: alias::Inbound,
+    pub(super) aliases_out: Option<Box<alias::Outbound>>,
+    pub(super) counts: Counts,
+    will: Option<Will>,
+    /// Session expiry interval in seconds, as granted; DISCONNECT may change it.
+    expiry: u32,
+}
+
+/// What was counted since the metrics were last told: atomics cost too much for each message.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub publishes_received: u64,
+    pub publishes_sent: u64,
+}
+
+/// How a connection ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// What a v5 client is told, and why the log says it ended. `None`: the client knows.
+    pub farewell: Option<(ReasonCode, Cow<'static, str>)>,
+    /// A normal DISCONNECT deletes the will (MQTT-3.14.4-3).
+    pub keeps_will: bool,
+}
+
+impl Ending {
+    /// The client broke a rule, or we cannot go on.
+    pub fn fault(reason: ReasonCode, why: impl Into<Cow<'static, str>>) -> Ending {
+        Ending {
+            farewell: Some((reason, why.into())),
+            keeps_will: true,
+        }
+    }
+
+    /// The network connection is gone.
+    pub fn lost() -> Ending {
+        Ending {
+            farewell: None,
+            keeps_will: true,
+        }
+    }
+}
+
+impl From<Notice> for Ending {
+    fn from(notice: Notice) -> Ending {
+        match notice {
+            Notice::TakenOver => Ending::fault(
+                ReasonCode::SessionTakenOver,
+                "another connection uses this client identifier",
+            ),
+            Notice::SubscriptionLost(filter) => Ending::fault(
+                ReasonCode::NotAuthorized,
+                format!("no longer allowed to subscribe to {filter}"),
+            ),
+            Notice::Disabled => Ending::fault(
+                ReasonCode::NotAuthorized,
+                "the account or its credentials changed",
+            ),
+            Notice::ShuttingDown => Ending::fault(
+                ReasonCode::ServerShuttingDown,
+                "the gateway is shutting down",
+            ),
+            Notice::OutOfMemory => {
+                Ending::fault(ReasonCode::QuotaExceeded, "too much waits for this client")
+            }
+            Notice::Administrative => {
+                Ending::fault(ReasonCode::AdministrativeAction, "ended by an operator")
+            }
+        }
+    }
+}
+
+/// What is left of a connection for the registry.
+pub struct Remains {
+    pub session: Arc<Session>,
+    pub carry: Carry,
+    pub will: Option<Will>,
+    /// Session expiry interval, seconds.
+    pub expiry: u32,
+}
+
+impl Connection {
+    pub(super) fn new(
+        session: Arc<Session>,
+        epoch: u32,
+        carry: Carry,
+        connect: &Connect,
+        settings: Arc<Settings>,
+        metrics: Arc<Metrics>,
+    ) -> Connection {
+        let Carry {
+            mut window,
+            received,
+        } = carry;
+        window.rewind();
+        let aliases = connect
+            .topic_alias_maximum
+            .min(settings.max_outgoing_topic_aliases);
+        Connection {
+            session,
+            epoch,
+            version: connect.version,
+            peer: PeerLimits {
+                maximum_packet_size: connect.maximum_packet_size,
+                problem_information: connect.request_problem_information,
+            },
+            window,
+            window_size: usize::from(connect.receive_maximum.min(settings.max_inflight)),
+            received,
+            pending: Pending::default(),
+            aliases_in: alias::Inbound::default(),
+            aliases_out: (aliases > 0).then(|| Box::new(alias::Outbound::new(aliases))),
+            counts: Counts::default(),
+            will: connect.will.clone().map(Will::new),
+            expiry: settings.session_expiry(connect.session_expiry),
+            settings,
+            metrics,
+        }
+    }
+
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Takes one packet of the client. What it publishes or asks of the dispatcher goes into `envelope`, answers into `out`.
+    pub fn packet(
+        &mut self,
+        packet: Packet,
+        envelope: &mut Envelope,
+        out: &mut BytesMut,
+    ) -> Result<(), Ending> {
+        match packet {
+            Packet::Publish(publish) => self.publish(&publish, envelope),
+            Packet::PubAck(ack) => {
+                let outcome = self.window.puback(ack.packet_id);
+                self.acknowledged(outcome)
+            }
+            Packet::PubRec(ack) => self.pubrec(&ack, out),
+            Packet::PubRel(ack) => self.pubrel(&ack, out),
+            Packet::PubComp(ack) => {
+                let outcome = self.window.pubcomp(ack.packet_id);
+                self.acknowledged(outcome)
+            }
+            Packet::Subscribe(subscribe) => self.subscribe(*subscribe, envelope),
+            Packet::Unsubscribe(unsubscribe) => {
+                self.unsubscribe(*unsubscribe, envelope);
+                Ok(())
+            }
+            Packet::PingReq => self.reply(&Reply::PingResp, out),
+            Packet::Disconnect(disconnect) => Err(self.disconnect(&disconnect)),
+            Packet::Connect(_) => Err(Ending::fault(
+                ReasonCode::ProtocolError,
+                "a second CONNECT (MQTT-3.1.0-2)",
+            )),
+            Packet::Auth(_) => Err(Ending::fault(
+                ReasonCode::ProtocolError,
+                "AUTH without an authentication method in CONNECT",
+            )),
+        }
+    }
+
+    /// Writes what the session has for the client; true if there is more at once. Registers `waker` otherwise.
+    pub fn pull(
+        &mut self,
+        mail: &mut Mail,
+        out: &mut BytesMut,
+        waker: &Waker,
+        now: Instant,
+    ) -> Result<bool, Ending> {
+        self.send_again(out)?;
+        let room = if self.window.is_rewound() {
+            0
+        } else {
+            self.window_size.saturating_sub(self.window.open())
+        };
+        self.session.collect(mail, room, PULL, waker);
+        for (epoch, completion) in mail.completions.drain(..) {
+            self.completed(epoch, completion)?;
+        }
+        self.send_acks(out)?;
+        for entry in mail.entries.drain(..) {
+            self.entry(entry, out, now)?;
+        }
+        match mail.notice.take() {
+            Some(notice) => Err(notice.into()),
+            None => Ok(mail.more),
+        }
+    }
+
+    /// Brings the counters up to date.
+    pub fn report(&mut self) {
+        let Counts {
+            publishes_received,
+            publishes_sent,
+        } = std::mem::take(&mut self.counts);
+        if publishes_received > 0 {
+            self.metrics.publishes_received.add(publishes_received);
+        }
+        if publishes_sent > 0 {
+            self.metrics.publishes_sent.add(publishes_sent);
+            self.metrics.packets_sent.add(publishes_sent);
+        }
+    }
+
+    /// Writes the acknowledgements that may leave.
+    pub fn send_acks(&mut self, out: &mut BytesMut) -> Result<(), Ending> {
+        while let Some((id, reason)) = self.pending.pop(Qos::AtLeastOnce) {
+            self.reply(&Reply::PubAck(Ack::new(id, reason)), out)?;
+        }
+        while let Some((id, reason)) = self.pending.pop(Qos::ExactlyOnce) {
+            self.reply(&Reply::PubRec(Ack::new(id, reason)), out)?;
+        }
+        Ok(())
+    }
+
+    /// Tells a v5 client why its connection ends, as far as its buffers allow.
+    pub fn farewell(&self, ending: &Ending, out: &mut BytesMut) {
+        let Some((reason, why)) = ending.farewell.as_ref().filter(|_| self.version.is_v5()) else {
+            return;
+        };
+        let mut disconnect = mqtt::Disconnect::new(*reason);
+        disconnect.reason_string = Some(why.as_ref().into());
+        let _ = mqtt::encode(&Reply::Disconnect(disconnect), self.version, self.peer, out);
+    }
+
+    /// The connection is over.
+    pub fn finish(self, ending: &Ending) -> Remains {
+        let will = self.will.filter(|_| ending.keeps_will);
+        let carry = Carry {
+            window: self.window,
+            received: self.received,
+        };
+        Remains {
+            session: self.session,
+            carry,
+            will,
+            expiry: self.expiry,
+        }
+    }
+
+    pub(super) fn reply(&self, reply: &Reply, out: &mut BytesMut) -> Result<(), Ending> {
+        self.metrics.packets_sent.add(1);
+        mqtt::encode(reply, self.version, self.peer, out).map_err(|error| {
+            Ending::fault(
+                ReasonCode::PacketTooLarge,
+                format!("an answer does not fit the client: {error}"),
+            )
+        })
+    }
+
+    /// An acknowledgement of nothing is ignored, as clients repeat themselves after a reconnect; a wrong one is not.
+    fn acknowledged(&self, outcome: Acknowledged) -> Result<(), Ending> {
+        match outcome {
+            Acknowledged::Known | Acknowledged::Unknown => Ok(()),
+            Acknowledged::Wrong => Err(Ending::fault(
+                ReasonCode::ProtocolError,
+                "an acknowledgement does not fit the message with its packet identifier",
+            )),
+        }
+    }
+
+    fn pubrec(&mut self, ack: &Ack, out: &mut BytesMut) -> Result<(), Ending> {
+        let refused = ack.reason.is_error();
+        match self.window.pubrec(ack.packet_id, refused) {
+            Acknowledged::Wrong => self.acknowledged(Acknowledged::Wrong),
+            Acknowledged::Known if refused => Ok(()),
+            Acknowledged::Known => self.reply(
+                &Reply::PubRel(Ack::new(ack.packet_id, ReasonCode::Success)),
+                out,
+            ),
+            Acknowledged::Unknown => self.reply(
+                &Reply::PubRel(Ack::new(
+                    ack.packet_id,
+                    ReasonCode::PacketIdentifierNotFound,
+                )),
+                out,
+            ),
+        }
+    }
+
+    fn pubrel(&mut self, ack: &Ack, out: &mut BytesMut) -> Result<(), Ending> {
+        let known = self.received.release(ack.packet_id);
+        let reason = if known {
+            ReasonCode::Success
+        } else {
+            ReasonCode::PacketIdentifierNotFound
+        };
+        self.reply(&Reply::PubComp(Ack::new(ack.packet_id, reason)), out)
+    }
+
+    fn disconnect(&mut self, disconnect: &mqtt::Disconnect) -> Ending {
+        if let Some(expiry) = disconnect.session_expiry {
+            if self.expiry == 0 && expiry != 0 {
+                return Ending::fault(
+                    ReasonCode::ProtocolError,
+                    "DISCONNECT sets a session expiry interval where CONNECT had none (MQTT-3.14.2-2)",
+                );
+            }
+            self.expiry = self.settings.session_expiry(expiry);
+        }
+        Ending {
+            farewell: None,
+            keeps_will: disconnect.reason != ReasonCode::Success,
+        }
+    }
+}
+
+/// Bytes of messages, their overhead counted, that one call of [`Connection::pull`] takes.
+const PULL: usize = 64 * 1024;

@@ -1,0 +1,149 @@
+//! What a client is sent: messages, again or for the first time, and the answers that keep their place among them.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::{
+    alias,
+    connection::{Connection, Ending},
+    outgoing::Again,
+    queue::Entry,
+};
+use crate::{
+    mqtt::{Ack, PacketId, PublishFrame, Qos, ReasonCode, Reply},
+    routing::{
+        endpoint::{Delivery, Endpoint},
+        message::Expiry,
+    },
+};
+
+impl Connection {
+    pub(super) fn entry(
+        &mut self,
+        entry: Entry,
+        out: &mut BytesMut,
+        now: Instant,
+    ) -> Result<(), Ending> {
+        match entry {
+            Entry::Message(delivery) => {
+                self.send(delivery, out, now);
+                Ok(())
+            }
+            Entry::SubAck { packet_id, reasons } => self.reply(
+                &Reply::SubAck {
+                    packet_id,
+                    reasons,
+                    reason_string: None,
+                    user_properties: Vec::new(),
+                },
+                out,
+            ),
+            Entry::UnsubAck { packet_id, reasons } => self.reply(
+                &Reply::UnsubAck {
+                    packet_id,
+                    reasons,
+                    reason_string: None,
+                    user_properties: Vec::new(),
+                },
+                out,
+            ),
+        }
+    }
+
+    /// Sends again what an earlier connection did not finish, in order, as far as the window allows (MQTT-4.4.0-1).
+    pub(super) fn send_again(&mut self, out: &mut BytesMut) -> Result<(), Ending> {
+        while self.window.is_rewound() && self.window.open() < self.window_size {
+            match self.window.again() {
+                None => break,
+                Some(Again::Release(id)) => {
+                    let ack = Ack::new(id, ReasonCode::Success);
+                    self.reply(&Reply::PubRel(ack), out)?;
+                }
+                Some(Again::Publish(id, delivery)) => {
+                    // D9: what is no longer allowed keeps its packet identifier and is not sent again.
+                    if !self.session.may_receive(delivery.message.topic()) {
+                        continue;
+                    }
+                    let frame = PublishFrame {
+                        version: self.version,
+                        dup: true,
+                        qos: delivery.qos,
+                        retain: delivery.retain,
+                        topic: delivery.message.topic(),
+                        packet_id: Some(id),
+                        properties: delivery.message.properties(),
+                        // D9: a message in flight does not expire.
+                        message_expiry: delivery.message.expiry_left(Instant::now()).property(),
+                        subscription_ids: delivery.subscription_ids(),
+                        topic_alias: None,
+                        payload: delivery.message.payload(),
+                    };
+                    // One that does not fit this connection's maximum packet size stays unacknowledged.
+                    if frame.write(self.peer.maximum_packet_size, out).is_ok() {
+                        self.counts.publishes_sent += 1;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a message for the first time, or drops it: expired (MQTT-3.3.2-5), or larger than the client takes
+    /// (MQTT-3.1.2-25).
+    fn send(&mut self, delivery: Delivery, out: &mut BytesMut, now: Instant) {
+        let expiry = delivery.message.expiry_left(now);
+        if expiry == Expiry::Expired {
+            self.metrics.messages_expired.add(1);
+            return;
+        }
+        let topic = delivery.message.topic();
+        let alias = self
+            .aliases_out
+            .as_mut()
+            .map_or(alias::Sent::Plain, |aliases| aliases.send(topic));
+        let mut frame = PublishFrame {
+            version: self.version,
+            dup: false,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            topic,
+            packet_id: (delivery.qos != Qos::AtMostOnce).then_some(PacketId::MAX),
+            properties: delivery.message.properties(),
+            message_expiry: expiry.property(),
+            subscription_ids: delivery.subscription_ids(),
+            topic_alias: None,
+            payload: delivery.message.payload(),
+        };
+        let sets_alias = match alias {
+            alias::Sent::Plain => false,
+            alias::Sent::Sets(alias) => {
+                frame.topic_alias = Some(alias);
+                true
+            }
+            alias::Sent::Uses(alias) => {
+                (frame.topic, frame.topic_alias) = ("", Some(alias));
+                false
+            }
+        };
+        let fits = self
+            .peer
+            .maximum_packet_size
+            .is_none_or(|maximum| frame.encoded_len() <= maximum as usize);
+        let written = fits && {
+            if delivery.qos != Qos::AtMostOnce {
+                frame.packet_id = self.window.admit(delivery.clone());
+            }
+            frame.packet_id.is_some() == (delivery.qos != Qos::AtMostOnce)
+                && frame.write(None, out).is_ok()
+        };
+        if written {
+            self.counts.publishes_sent += 1;
+        } else {
+            self.metrics.messages_dropped.add(1);
+            if let (true, Some(aliases)) = (sets_alias, self.aliases_out.as_mut()) {
+                aliases.undo(topic);
+            }
+        }
+    }
+}

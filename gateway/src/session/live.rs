@@ -1,0 +1,90 @@
+//! Changes that reach sessions while they live: policy, roles, accounts (P4).
+
+use std::sync::Arc;
+
+use super::{
+    registry::Registry,
+    session::{Notice, Session},
+};
+use crate::{
+    auth::Principal,
+    routing::{control::Control, envelope::Envelope},
+};
+
+impl Registry {
+    /// The policy was replaced: every session, connected or not, is checked against it at once.
+    pub async fn policy_changed(self: &Arc<Self>) {
+        for session in self.all() {
+            self.recheck(&session, None).await;
+        }
+        self.forget_permissions().await;
+    }
+
+    /// The roles of a principal changed.
+    pub async fn roles_changed(self: &Arc<Self>, realm: &str, name: &str, roles: Arc<[Arc<str>]>) {
+        for session in self.of(realm, name) {
+            let principal = Principal {
+                roles: roles.clone(),
+                ..(*session.principal()).clone()
+            };
+            self.recheck(&session, Some(principal)).await;
+        }
+        self.forget_permissions().await;
+    }
+
+    /// The principal may not connect any more: its connections end without their wills (P3), and its sessions too.
+    pub async fn principal_disabled(self: &Arc<Self>, realm: &str, name: &str) {
+        for session in self.of(realm, name) {
+            session.revoke();
+            session.notify(Notice::Disabled);
+            let idle = {
+                let mut rest = session.rest();
+                rest.will = None;
+                let idle = !rest.attached && !rest.ended;
+                rest.attached |= idle;
+                idle
+            };
+            if idle {
+                self.end(&session, None).await;
+            }
+        }
+    }
+
+    /// The credentials of a principal changed: whoever is connected with the old ones must show the new ones.
+    pub fn credentials_changed(&self, realm: &str, name: &str) {
+        for session in self.of(realm, name) {
+            session.notify(Notice::Disabled);
+        }
+    }
+
+    async fn recheck(self: &Arc<Self>, session: &Arc<Session>, principal: Option<Principal>) {
+        let lost = session.apply(&self.policy().load(), principal);
+        if lost.is_empty() {
+            return;
+        }
+        let mut envelope = Envelope::default();
+        let (texts, filters): (Vec<_>, Vec<_>) = lost.into_iter().unzip();
+        envelope.control(Control::Revoke(filters));
+        self.send(session, envelope).await;
+        // No client goes silently deaf.
+        if let Some(first) = texts.into_iter().next() {
+            session.notify(Notice::SubscriptionLost(first));
+        }
+    }
+
+    /// What the dispatcher remembers about who may receive what no longer holds.
+    async fn forget_permissions(self: &Arc<Self>) {
+        let mut envelope = Envelope::default();
+        envelope.control(Control::PolicyChanged);
+        self.bus().publish_when_possible(0, envelope, None).await;
+    }
+
+    fn of(&self, realm: &str, name: &str) -> Vec<Arc<Session>> {
+        let mut sessions = self.all();
+        sessions.retain(|session| {
+            let principal = session.principal();
+            *principal.realm == *realm && *principal.name == *name
+        });
+        sessions
+    }
+}

@@ -1,0 +1,23 @@
+//! What do we owe this client?
+//!
+//! QoS, packet identifiers, what is in flight, what waits, wills, expiry, aliases. Synchronous where it can be: a
+//! [`connection::Connection`] is tested without a socket. Who gets a message is `routing`'s question, whether it may
+//! `acl`'s, and bytes on sockets are `listen`'s.
+
+mod agenda;
+mod alias;
+pub mod connection;
+mod deliver;
+mod incoming;
+mod live;
+mod outgoing;
+mod publish;
+mod queue;
+pub mod registry;
+#[allow(clippy::module_inception)]
+pub mod session;
+pub mod settings;
+mod subscribe;
+mod will;
+
+pub use agenda::Agenda;

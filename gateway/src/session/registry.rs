@@ -1,0 +1,450 @@
+//! All sessions: who may claim one, takeover, and what happens when a connection ends.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytestring::ByteString;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use super::{
+    agenda::{Agenda, Due},
+    connection::{Connection, Ending, Remains},
+    session::{Notice, Session},
+    settings::Settings,
+    will::Will,
+};
+use crate::{
+    acl::{Permissions, PolicyHandle},
+    auth::Principal,
+    metrics::Metrics,
+    mqtt::{Connect, ReasonCode},
+    routing::{
+        bus::{Bus, Origin},
+        control::Control,
+        endpoint::{Endpoint, SessionId},
+        envelope::Envelope,
+    },
+};
+
+pub struct Registry {
+    sessions: Mutex<Sessions>,
+    bus: Arc<Bus>,
+    policy: Arc<PolicyHandle>,
+    settings: ArcSwap<Settings>,
+    pub(super) agenda: Agenda,
+    metrics: Arc<Metrics>,
+    next: AtomicU64,
+}
+
+#[derive(Default)]
+struct Sessions {
+    by_client: HashMap<ByteString, Arc<Session>>,
+    /// Sessions of each principal (S5).
+    by_owner: HashMap<Owner, usize>,
+}
+
+/// Realm and name: a session belongs to a principal, whatever its credential (I1).
+type Owner = (Arc<str>, Arc<str>);
+
+/// A connection that has its session.
+pub struct Claimed {
+    pub connection: Connection,
+    /// For CONNACK.
+    pub session_present: bool,
+    /// Seconds, as granted.
+    pub session_expiry: u32,
+}
+
+/// Why a client does not get a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The client identifier is in use by another principal (S5).
+    Foreign,
+    /// All sessions are taken.
+    Full,
+    /// The principal has as many sessions as it may have.
+    TooMany,
+}
+
+impl Refused {
+    pub fn reason(self) -> ReasonCode {
+        match self {
+            Refused::Foreign => ReasonCode::ClientIdentifierNotValid,
+            Refused::Full => ReasonCode::ServerBusy,
+            Refused::TooMany => ReasonCode::QuotaExceeded,
+        }
+    }
+
+    pub fn text(self) -> &'static str {
+        match self {
+            Refused::Foreign => "the client identifier belongs to another user",
+            Refused::Full => "the gateway has as many sessions as it can hold",
+            Refused::TooMany => "this user has as many sessions as it may have",
+        }
+    }
+}
+
+impl Registry {
+    pub fn new(
+        bus: Arc<Bus>,
+        policy: Arc<PolicyHandle>,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Registry> {
+        Arc::new(Registry {
+            sessions: Mutex::default(),
+            bus,
+            policy,
+            settings: ArcSwap::from_pointee(settings),
+            agenda: Agenda::default(),
+            metrics,
+            next: AtomicU64::new(1),
+        })
+    }
+
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// New limits; connections that are up keep theirs.
+    pub fn configure(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    pub fn bus(&self) -> &Arc<Bus> {
+        &self.bus
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The session for a CONNECT whose principal is known, taken over from another connection where there is one
+    /// (MQTT 5 §3.1.4): what that one still had to publish, its will included, is on the bus when this returns.
+    pub async fn claim(
+        self: &Arc<Self>,
+        connect: &Connect,
+        principal: Principal,
+    ) -> Result<Claimed, Refused> {
+        let settings = self.settings();
+        loop {
+            let session = match self.find_or_open(&connect.client_id, &principal, &settings)? {
+                Found::Opened(session) => {
+                    return Ok(self.attach(session, connect, principal, settings, None));
+                }
+                Found::Existing(session) => session,
+            };
+            let resting = {
+                let mut rest = session.rest();
+                if rest.ended {
+                    continue;
+                }
+                let free = !std::mem::replace(&mut rest.attached, true);
+                free.then(|| (rest.carry.take(), rest.will.take()))
+            };
+            let Some((carry, will)) = resting else {
+                session.take_over().await;
+                continue;
+            };
+            self.agenda.forget(session.id());
+            if connect.clean_start {
+                // The session ends here, and with it the delay of its will (MQTT-3.1.3-9).
+                self.end(&session, will).await;
+                continue;
+            }
+            return Ok(self.attach(
+                session,
+                connect,
+                principal,
+                settings,
+                Some(carry.unwrap_or_default()),
+            ));
+        }
+    }
+
+    /// What a principal may do under this client identifier, before it has a session.
+    pub fn permissions(&self, principal: &Principal, client_id: &str) -> Permissions {
+        super::session::permissions(&self.policy.load(), principal, client_id)
+    }
+
+    /// The connection is over: publishes its will or starts its delay, ends the session or puts it to rest.
+    pub async fn release(self: &Arc<Self>, remains: Remains) {
+        let Remains {
+            session,
+            mut carry,
+            will,
+            expiry,
+        } = remains;
+        // P3: the will of a revoked principal is dropped, and its session ends.
+        let (will, expiry) = if session.is_revoked() {
+            (None, 0)
+        } else {
+            (will, expiry)
+        };
+        self.metrics.clients_connected.sub(1);
+        let shared = session.disconnect(&mut carry, expiry > 0);
+        let mut envelope = Envelope::default();
+        if !shared.is_empty() {
+            envelope.control(Control::Redistribute(shared));
+        }
+        // A will is delayed as long as its session lives, at most (MQTT-3.1.3-9).
+        let delay = will
+            .as_ref()
+            .map_or(Duration::ZERO, Will::delay)
+            .min(Duration::from_secs(expiry.into()));
+        let (now, later) = if delay.is_zero() {
+            (will, None)
+        } else {
+            (None, will)
+        };
+        if let Some(will) = now {
+            will.publish(&session, &mut envelope);
+        }
+        self.send(&session, envelope).await;
+        if expiry == 0 {
+            return self.end(&session, None).await;
+        }
+        if later.is_some() {
+            self.agenda.add(&session, Due::Will, delay);
+        }
+        self.agenda
+            .add(&session, Due::Expiry, Duration::from_secs(expiry.into()));
+        {
+            let mut rest = session.rest();
+            rest.carry = Some(carry);
+            rest.will = later;
+            rest.expiry = Some(Duration::from_secs(expiry.into()));
+            rest.attached = false;
+        }
+        session.left.notify_waiters();
+    }
+
+    /// What the agenda says is due.
+    pub(super) async fn due(self: &Arc<Self>, session: Arc<Session>, due: Due) {
+        let will = {
+            let mut rest = session.rest();
+            if rest.attached || rest.ended {
+                return;
+            }
+            if due == Due::Expiry {
+                rest.attached = true;
+            }
+            rest.will.take()
+        };
+        match due {
+            Due::Will => {
+                let mut envelope = Envelope::default();
+                if let Some(will) = will {
+                    will.publish(&session, &mut envelope);
+                }
+                self.send(&session, envelope).await;
+            }
+            Due::Expiry => {
+                self.metrics.sessions_expired.add(1);
+                self.end(&session, will).await;
+            }
+        }
+    }
+
+    /// Tells every connection to leave; the wills of those that do not say goodbye are published.
+    pub fn shut_down(&self) {
+        for session in self.all() {
+            session.notify(Notice::ShuttingDown);
+        }
+    }
+
+    /// Ends the connection that holds the most, while all together hold more than the budget (N4).
+    pub fn relieve(&self) {
+        if self.metrics.bytes_queued.get() as usize <= self.settings.load().memory_budget {
+            return;
+        }
+        let largest = self
+            .all()
+            .into_iter()
+            .filter(|s| s.is_online())
+            .max_by_key(|s| s.queued_bytes());
+        if let Some(session) = largest {
+            tracing::warn!(client = %session.client_id(), bytes = session.queued_bytes(), "over limits.memory_budget: closing the largest holder");
+            session.notify(Notice::OutOfMemory);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.sessions.lock().by_client.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Session>> {
+        self.sessions.lock().by_client.values().cloned().collect()
+    }
+
+    pub(super) fn policy(&self) -> &PolicyHandle {
+        &self.policy
+    }
+
+    /// Puts something of a session on the bus.
+    pub(super) async fn send(&self, session: &Arc<Session>, envelope: Envelope) {
+        if envelope.is_empty() {
+            return;
+        }
+        let origin = Origin {
+            endpoint: session.clone(),
+            epoch: session.epoch(),
+        };
+        session.sent_envelope(envelope.len());
+        self.bus
+            .publish_when_possible(session.link(), envelope, Some(origin))
+            .await;
+    }
+
+    /// Ends a session that is attached by the caller: nobody else can claim it.
+    pub(super) async fn end(&self, session: &Arc<Session>, will: Option<Will>) {
+        let mut envelope = Envelope::default();
+        if let Some(will) = will {
+            will.publish(session, &mut envelope);
+        }
+        let (subscriptions, shared) = session.end();
+        envelope.control(Control::End {
+            subscriptions,
+            shared,
+        });
+        self.send(session, envelope).await;
+        self.agenda.forget(session.id());
+        {
+            let mut sessions = self.sessions.lock();
+            sessions.remove(session);
+            self.metrics.sessions.set(sessions.by_client.len() as u64);
+        }
+        session.rest().ended = true;
+        session.left.notify_waiters();
+    }
+
+    fn find_or_open(
+        &self,
+        client_id: &ByteString,
+        principal: &Principal,
+        settings: &Settings,
+    ) -> Result<Found, Refused> {
+        let owner = owner(principal);
+        let mut sessions = self.sessions.lock();
+        if let Some(session) = sessions.by_client.get(client_id) {
+            return if self::owner(&session.principal()) == owner {
+                Ok(Found::Existing(session.clone()))
+            } else {
+                self.metrics.sessions_foreign.add(1);
+                Err(Refused::Foreign)
+            };
+        }
+        if sessions.by_client.len() >= settings.max_sessions {
+            return Err(Refused::Full);
+        }
+        if sessions
+            .by_owner
+            .get(&owner)
+            .is_some_and(|count| *count >= settings.max_sessions_per_principal)
+        {
+            return Err(Refused::TooMany);
+        }
+        // A copy: the identifier is a slice of the buffer that held CONNECT.
+        let client_id = ByteString::from(client_id.as_ref() as &str);
+        let id = SessionId(self.next.fetch_add(1, Relaxed));
+        let link = self.bus.link_of(&client_id);
+        let session = Arc::new(Session::new(
+            id,
+            client_id.clone(),
+            principal.clone(),
+            link,
+            &self.policy.load(),
+            self.metrics.clone(),
+        ));
+        session.rest().attached = true;
+        sessions.by_client.insert(client_id, session.clone());
+        *sessions.by_owner.entry(owner).or_default() += 1;
+        self.metrics.sessions.set(sessions.by_client.len() as u64);
+        Ok(Found::Opened(session))
+    }
+
+    fn attach(
+        &self,
+        session: Arc<Session>,
+        connect: &Connect,
+        principal: Principal,
+        settings: Arc<Settings>,
+        carry: Option<super::session::Carry>,
+    ) -> Claimed {
+        let session_expiry = settings.session_expiry(connect.session_expiry);
+        let session_present = carry.is_some();
+        let epoch = session.connect(
+            principal,
+            &self.policy.load(),
+            settings.queue,
+            session_expiry > 0,
+        );
+        self.metrics.clients_connected.add(1);
+        let connected = self.metrics.clients_connected.get();
+        if connected > self.metrics.clients_maximum.get() {
+            self.metrics.clients_maximum.set(connected);
+        }
+        let connection = Connection::new(
+            session,
+            epoch,
+            carry.unwrap_or_default(),
+            connect,
+            settings,
+            self.metrics.clone(),
+        );
+        Claimed {
+            connection,
+            session_present,
+            session_expiry,
+        }
+    }
+}
+
+enum Found {
+    Existing(Arc<Session>),
+    /// New, and attached by the caller.
+    Opened(Arc<Session>),
+}
+
+impl Sessions {
+    fn remove(&mut self, session: &Session) {
+        // Only this very session: the identifier may have been opened anew.
+        let same = self
+            .by_client
+            .get(session.client_id())
+            .is_some_and(|found| found.id() == session.id());
+        if !same {
+            return;
+        }
+        self.by_client.remove(session.client_id());
+        let owner = owner(&session.principal());
+        if let Some(count) = self.by_owner.get_mut(&owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_owner.remove(&owner);
+            }
+        }
+    }
+}
+
+fn owner(principal: &Principal) -> Owner {
+    (principal.realm.clone(), principal.name.clone())
+}
+
+/// An ending that the connection itself did not cause.
+impl From<Refused> for Ending {
+    fn from(refused: Refused) -> Ending {
+        Ending::fault(refused.reason(), refused.text())
+    }
+}

@@ -1,0 +1,512 @@
+//! A session: what the gateway keeps for one client identifier, connected or not (MQTT 5 §4.1).
+//!
+//! The dispatcher hands messages over under the short lock of the mailbox; everything that only the connection
+//! needs is carried from one connection to the next ([`Carry`]) and costs no lock while one is up.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
+    },
+    task::Waker,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytestring::ByteString;
+use hashbrown::HashMap;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use super::{
+    incoming::Received,
+    outgoing::Window,
+    queue::{Entry, Queue, QueueLimits},
+    will::Will,
+};
+use crate::{
+    acl::{Permissions, Policy, Subject},
+    auth::Principal,
+    metrics::Metrics,
+    mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter},
+    routing::{
+        control::{Options, Subscription},
+        endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey},
+        message::Message,
+    },
+};
+
+pub struct Session {
+    id: SessionId,
+    client_id: ByteString,
+    /// Its principal owns it (S5); roles are those of the last login (P3).
+    principal: ArcSwap<Principal>,
+    permissions: ArcSwap<Permissions>,
+    /// The ingress link of the bus that all its connections use (B1).
+    link: u8,
+    /// The number of its current network connection, from 1.
+    epoch: AtomicU32,
+    online: AtomicBool,
+    persistent: AtomicBool,
+    revoked: AtomicBool,
+    /// Bytes of its envelopes that have not passed the dispatcher.
+    outstanding: AtomicUsize,
+    mailbox: Mutex<Mailbox>,
+    /// By the filter's text, as the client sent it.
+    subscriptions: Mutex<HashMap<ByteString, Subscription>>,
+    rest: Mutex<Rest>,
+    /// Rings when its connection has left.
+    pub(super) left: Notify,
+    metrics: Arc<Metrics>,
+}
+
+/// What others leave for the connection.
+struct Mailbox {
+    queue: Queue,
+    limits: QueueLimits,
+    completions: Vec<(u32, Completion)>,
+    waker: Option<Waker>,
+    notice: Option<Notice>,
+}
+
+/// Why the gateway ends a connection from outside of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Another connection uses the client identifier (MQTT-3.1.4-3).
+    TakenOver,
+    /// A change of policy took this subscription away (P4).
+    SubscriptionLost(ByteString),
+    /// The account was disabled or removed, or its credentials changed.
+    Disabled,
+    /// The gateway is going down.
+    ShuttingDown,
+    /// The session holds more memory than any other while the gateway has none left (N4).
+    OutOfMemory,
+    /// An operator ended the connection.
+    Administrative,
+}
+
+/// What a connection takes over from the one before it.
+#[derive(Default)]
+pub struct Carry {
+    pub window: Window,
+    pub received: Received,
+}
+
+/// The session between connections.
+#[derive(Default)]
+pub(super) struct Rest {
+    /// A connection is up or on its way: the session may not be claimed.
+    pub attached: bool,
+    /// The session is over: whoever holds it must look again.
+    pub ended: bool,
+    pub carry: Option<Carry>,
+    /// A will whose delay runs.
+    pub will: Option<Will>,
+    /// Session expiry interval, as the last connection left it. `None`: never.
+    pub expiry: Option<Duration>,
+}
+
+/// What a mailbox had for its connection.
+#[derive(Default)]
+pub struct Mail {
+    pub completions: Vec<(u32, Completion)>,
+    pub entries: Vec<Entry>,
+    pub notice: Option<Notice>,
+    /// There is more that may leave.
+    pub more: bool,
+}
+
+impl Mail {
+    pub fn clear(&mut self) {
+        self.completions.clear();
+        self.entries.clear();
+        self.notice = None;
+    }
+}
+
+impl Session {
+    pub(super) fn new(
+        id: SessionId,
+        client_id: ByteString,
+        principal: Principal,
+        link: u8,
+        policy: &Policy,
+        metrics: Arc<Metrics>,
+    ) -> Session {
+        let permissions = permissions(policy, &principal, &client_id);
+        let limits = QueueLimits {
+            messages: 0,
+            bytes: 0,
+        };
+        Session {
+            id,
+            client_id,
+            principal: ArcSwap::from_pointee(principal),
+            permissions: ArcSwap::from_pointee(permissions),
+            link,
+            epoch: AtomicU32::new(0),
+            online: AtomicBool::new(false),
+            persistent: AtomicBool::new(false),
+            revoked: AtomicBool::new(false),
+            outstanding: AtomicUsize::new(0),
+            mailbox: Mutex::new(Mailbox {
+                queue: Queue::default(),
+                limits,
+                completions: Vec::new(),
+                waker: None,
+                notice: None,
+            }),
+            subscriptions: Mutex::default(),
+            rest: Mutex::default(),
+            left: Notify::new(),
+            metrics,
+        }
+    }
+
+    pub fn client_id(&self) -> &ByteString {
+        &self.client_id
+    }
+
+    pub fn principal(&self) -> Arc<Principal> {
+        self.principal.load_full()
+    }
+
+    pub fn permissions(&self) -> Arc<Permissions> {
+        self.permissions.load_full()
+    }
+
+    /// Whether it may publish to this topic, by the permissions of this moment.
+    pub fn may_publish(&self, topic: &str) -> bool {
+        self.permissions.load().publish(topic).allowed
+    }
+
+    pub fn link(&self) -> u8 {
+        self.link
+    }
+
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Relaxed)
+    }
+
+    /// Bytes of its envelopes on the bus.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.load(Relaxed)
+    }
+
+    pub fn sent_envelope(&self, bytes: usize) {
+        self.outstanding.fetch_add(bytes, Relaxed);
+    }
+
+    /// Bytes that wait for its client.
+    pub fn queued_bytes(&self) -> usize {
+        self.open().queue.bytes()
+    }
+
+    /// Ends its connection, if there is one. The first notice counts.
+    pub fn notify(&self, notice: Notice) {
+        let waker = {
+            let mut mailbox = self.open();
+            if !self.online.load(Relaxed) {
+                return;
+            }
+            mailbox.notice.get_or_insert(notice);
+            mailbox.waker.clone()
+        };
+        waker.inspect(Waker::wake_by_ref);
+    }
+
+    /// Tells the connection that another one wants the session, and waits until it has left.
+    pub(super) async fn take_over(&self) {
+        let mut left = std::pin::pin!(self.left.notified());
+        left.as_mut().enable();
+        // It may have left in between.
+        if self.rest.lock().attached {
+            self.notify(Notice::TakenOver);
+            left.await;
+        }
+    }
+
+    /// Takes entries for which the window has room, up to some bytes, and registers `waker` if nothing more may leave.
+    /// `window`: messages at QoS 1 and 2 that may be sent now.
+    pub fn collect(&self, mail: &mut Mail, mut window: usize, bytes: usize, waker: &Waker) {
+        let mut taken = 0;
+        let mut mailbox = self.open();
+        mail.completions.append(&mut mailbox.completions);
+        mail.notice = mailbox.notice.take();
+        while taken < bytes {
+            let Some(entry) = mailbox.queue.pop(window > 0) else {
+                break;
+            };
+            if let Entry::Message(delivery) = &entry {
+                taken += delivery.message.cost();
+                window -= usize::from(delivery.qos != Qos::AtMostOnce);
+            }
+            mail.entries.push(entry);
+        }
+        mail.more = taken >= bytes && mailbox.queue.is_ready(window > 0);
+        if !mail.more
+            && !mailbox
+                .waker
+                .as_ref()
+                .is_some_and(|known| known.will_wake(waker))
+        {
+            mailbox.waker = Some(waker.clone());
+        }
+    }
+
+    /// A connection begins: gives its number.
+    pub(super) fn connect(
+        &self,
+        principal: Principal,
+        policy: &Policy,
+        limits: QueueLimits,
+        persistent: bool,
+    ) -> u32 {
+        self.permissions
+            .store(Arc::new(permissions(policy, &principal, &self.client_id)));
+        self.principal.store(Arc::new(principal));
+        self.persistent.store(persistent, Relaxed);
+        let mut mailbox = self.open();
+        mailbox.limits = limits;
+        mailbox.notice = None;
+        self.online.store(true, Relaxed);
+        self.epoch.fetch_add(1, Relaxed) + 1
+    }
+
+    /// The connection is gone; gives what shared groups must decide anew.
+    pub(super) fn disconnect(&self, carry: &mut Carry, persistent: bool) -> Vec<Delivery> {
+        self.persistent.store(persistent, Relaxed);
+        let mut mailbox = self.open();
+        self.online.store(false, Relaxed);
+        mailbox.waker = None;
+        mailbox.notice = None;
+        let Mailbox { queue, limits, .. } = &mut *mailbox;
+        queue.disconnect(*limits, &self.metrics);
+        let mut shared = carry.window.take_shared();
+        shared.extend(queue.take_out(|delivery| delivery.share().is_none()));
+        shared
+    }
+
+    /// The session is over: gives its subscriptions and what shared groups must decide anew.
+    pub(super) fn end(&self) -> (Vec<SubscriptionFilter>, Vec<Delivery>) {
+        let mut mailbox = self.open();
+        let shared = mailbox
+            .queue
+            .take_out(|delivery| delivery.share().is_none());
+        mailbox.queue.clear();
+        drop(mailbox);
+        let subscriptions = std::mem::take(&mut *self.subscriptions.lock());
+        (
+            subscriptions
+                .into_values()
+                .map(|subscription| subscription.filter)
+                .collect(),
+            shared,
+        )
+    }
+
+    pub(super) fn rest(&self) -> parking_lot::MutexGuard<'_, Rest> {
+        self.rest.lock()
+    }
+
+    /// Remembers a subscription unless the session has `most` of them; replacing one always works.
+    pub fn subscribe(&self, text: &ByteString, subscription: Subscription, most: usize) -> bool {
+        let mut subscriptions = self.subscriptions.lock();
+        if subscriptions.len() >= most && !subscriptions.contains_key(text) {
+            return false;
+        }
+        // A copy: the text is a slice of a read buffer.
+        subscriptions.insert(ByteString::from(text.as_ref() as &str), subscription);
+        true
+    }
+
+    pub fn unsubscribe(&self, text: &str) {
+        self.subscriptions.lock().remove(text);
+    }
+
+    pub fn subscription_count(&self) -> usize {
+        self.subscriptions.lock().len()
+    }
+
+    /// Applies a policy to the session, connected or not: gives the subscriptions it lost (P4). What waits for the
+    /// client and is no longer allowed goes.
+    pub(super) fn apply(
+        &self,
+        policy: &Policy,
+        principal: Option<Principal>,
+    ) -> Vec<(ByteString, SubscriptionFilter)> {
+        if let Some(principal) = principal {
+            self.principal.store(Arc::new(principal));
+        }
+        let permissions = Arc::new(permissions(policy, &self.principal.load(), &self.client_id));
+        self.permissions.store(permissions.clone());
+        let mut lost = Vec::new();
+        self.subscriptions.lock().retain(|text, subscription| {
+            let keep = permissions
+                .subscribe(subscription.matching().as_str())
+                .allowed;
+            if !keep {
+                lost.push((text.clone(), subscription.filter.clone()));
+            }
+            keep
+        });
+        let mut mailbox = self.open();
+        if !mailbox.queue.is_empty() {
+            let may = |delivery: &Delivery| permissions.subscribe(delivery.message.topic()).allowed;
+            let gone = mailbox.queue.take_out(may);
+            self.metrics.messages_dropped.add(gone.len() as u64);
+        }
+        lost
+    }
+
+    /// The principal was revoked: its wills are not sent any more (P3), and its session ends with its connection.
+    pub(super) fn revoke(&self) {
+        self.revoked.store(true, Relaxed);
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.revoked.load(Relaxed)
+    }
+
+    fn open(&self) -> Open<'_> {
+        Open {
+            mailbox: self.mailbox.lock(),
+            metrics: &self.metrics,
+        }
+    }
+
+    pub fn options(&self, text: &str) -> Option<Options> {
+        self.subscriptions
+            .lock()
+            .get(text)
+            .map(|subscription| subscription.options)
+    }
+}
+
+/// The mailbox while it is open; closing it brings the gauges up to date.
+struct Open<'a> {
+    mailbox: MutexGuard<'a, Mailbox>,
+    metrics: &'a Metrics,
+}
+
+impl Deref for Open<'_> {
+    type Target = Mailbox;
+
+    fn deref(&self) -> &Mailbox {
+        &self.mailbox
+    }
+}
+
+impl DerefMut for Open<'_> {
+    fn deref_mut(&mut self) -> &mut Mailbox {
+        &mut self.mailbox
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.mailbox.queue.report(self.metrics);
+    }
+}
+
+pub(super) fn permissions(policy: &Policy, principal: &Principal, client_id: &str) -> Permissions {
+    policy.permissions(&Subject {
+        realm: &principal.realm,
+        name: &principal.name,
+        client_id,
+        device: principal.device.as_deref(),
+        roles: &principal.roles,
+    })
+}
+
+impl Endpoint for Session {
+    fn id(&self) -> SessionId {
+        self.id
+    }
+
+    fn is_online(&self) -> bool {
+        self.online.load(Relaxed)
+    }
+
+    fn is_persistent(&self) -> bool {
+        self.persistent.load(Relaxed)
+    }
+
+    fn may_receive(&self, topic: &str) -> bool {
+        let permissions = self.permissions.load();
+        !permissions.has_receive_denies() || permissions.receive(topic).allowed
+    }
+
+    fn deliver(&self, messages: &[Message], grant: &Grant) {
+        let mut mailbox = self.open();
+        let online = self.is_online();
+        if !online && !self.is_persistent() {
+            return;
+        }
+        let Mailbox { queue, limits, .. } = &mut *mailbox;
+        for message in messages {
+            let delivery = Delivery::live(message.clone(), grant);
+            // QoS 0 does not wait for a client that is away.
+            if online || delivery.qos != Qos::AtMostOnce {
+                queue.push(delivery, *limits, &self.metrics);
+            }
+        }
+    }
+
+    fn give_back(&self, share: &ShareKey) -> Vec<Delivery> {
+        self.mailbox
+            .lock()
+            .queue
+            .take_out(|delivery| delivery.share() != Some(share))
+    }
+
+    fn redeliver(&self, delivery: Delivery) {
+        let mut mailbox = self.open();
+        let limits = mailbox.limits;
+        mailbox.queue.push(delivery, limits, &self.metrics);
+    }
+
+    fn subscribed(
+        &self,
+        epoch: u32,
+        packet_id: PacketId,
+        reasons: Vec<ReasonCode>,
+        retained: Vec<Delivery>,
+    ) {
+        let mut mailbox = self.open();
+        if epoch == self.epoch() && self.is_online() {
+            mailbox.queue.suback(packet_id, reasons, retained);
+        }
+    }
+
+    fn unsubscribed(&self, epoch: u32, packet_id: PacketId, reasons: Vec<ReasonCode>) {
+        let mut mailbox = self.open();
+        if epoch == self.epoch() && self.is_online() {
+            mailbox.queue.unsuback(packet_id, reasons);
+        }
+    }
+
+    fn complete(&self, epoch: u32, completions: &[Completion]) {
+        let mut mailbox = self.open();
+        let current = epoch == self.epoch() && self.is_online();
+        // A pending QoS 1 completion dies with its connection; a QoS 2 one tells the next connection that its
+        // message is safe (D3).
+        let wanted = completions
+            .iter()
+            .filter(|completion| current || completion.qos == Qos::ExactlyOnce);
+        mailbox
+            .completions
+            .extend(wanted.map(|completion| (epoch, *completion)));
+    }
+
+    fn settled(&self, bytes: usize) {
+        self.outstanding.fetch_sub(bytes, Relaxed);
+    }
+
+    fn wake(&self) {
+        let waker = self.open().waker.clone();
+        waker.inspect(Waker::wake_by_ref);
+    }
+}

@@ -1,0 +1,66 @@
+//! What must survive? Accounts and policy in SQL; what is stored, how it is opened, and what a damaged file means.
+//!
+//! Two databases, because they fail differently (D11):
+//!
+//! - `accounts.db` (here: [`Accounts`]): users, roles, rules. Without it nobody knows who may do what, so damage stops
+//!   the start with an error: it fails closed.
+//! - `messages.db`: sessions, queued and retained messages, with a writer of its own that groups commits. It takes its
+//!   place beside `accounts.rs` as `messages.rs`, with its migrations in `migrations/sqlite/messages`; damage there
+//!   sets the file aside and salvages what is readable.
+//!
+//! This room keeps text and bytes. What a credential proves is `auth`'s business, what a rule means is `acl`'s.
+
+mod accounts;
+mod open;
+mod rules;
+
+use std::path::PathBuf;
+
+pub use accounts::{Accounts, Credential, Snapshot, User};
+pub use rules::{NewRule, StoredRule};
+
+/// Why the store could not be opened, read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "the accounts database {path} is damaged ({detail}): restore it from a backup, or move it away to start with \
+         no accounts and a new first one; nothing was changed"
+    )]
+    Damaged { path: PathBuf, detail: String },
+    #[error(
+        "the accounts database {path} was written by a newer version (schema {found}, this version knows {known}): \
+         start that version, or restore an older backup"
+    )]
+    Newer {
+        path: PathBuf,
+        found: i64,
+        known: i64,
+    },
+    #[error(
+        "the schema of {path} differs from the one this version made (migration {migration}): the file was changed by \
+         something else; restore it from a backup"
+    )]
+    ForeignSchema { path: PathBuf, migration: i64 },
+    #[error(
+        "cannot {action} {path}: {source}; check that the directory exists, is writable and has free space"
+    )]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "the user {0:?} exists already; use \"password\" to change its password, or choose another name"
+    )]
+    NameTaken(String),
+    #[error("there is no user {0:?}; list the users to see their names")]
+    NoSuchUser(String),
+    #[error("there are {0} users already, so there is no first account to make")]
+    NotEmpty(i64),
+    #[error("this rule exists already, as rule {0}")]
+    RuleExists(i64),
+    #[error("there is no rule {0}; list the rules to see their numbers")]
+    NoSuchRule(i64),
+    #[error("the accounts database {path} refused the operation: {source}")]
+    Sql { path: PathBuf, source: sqlx::Error },
+}

@@ -1,0 +1,372 @@
+//! Start, ready, reload, drain, stop: the life of one gateway, and the order in which its rooms come and go.
+
+mod addresses;
+pub mod logging;
+mod reload;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use broker_config::{Config, TlsVersion};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+use crate::{
+    admin::{self, AdminError, Administration, ControlServer, FirstAccount, Sessions},
+    auth,
+    data_dir::{DataDir, DataDirError, Lock},
+    listen::{
+        Admissions, Context, Handshakes, ListenError,
+        listener::{self, Wrapping},
+    },
+    metrics::Metrics,
+    routing::{RoutingError, bus::Bus, dispatcher::Dispatcher, retained::RetainedLimits},
+    session::{Agenda, registry::Registry, settings::Settings},
+    tls::{
+        Alpn, CertificateSource, Certificates, MinVersion, PrivateCa, ServerConfigs,
+        ServerTlsSettings, TlsAcceptor, TlsError, server_names,
+    },
+};
+
+pub use addresses::Addresses;
+pub use reload::ReloadError;
+
+/// A running gateway.
+pub struct Gateway {
+    config: Arc<ArcSwap<Config>>,
+    directory: DataDir,
+    context: Arc<Context>,
+    administration: Arc<Administration>,
+    certificates: Arc<Certificates>,
+    private_ca: Option<Arc<PrivateCa>>,
+    first_account: Option<FirstAccount>,
+    addresses: Addresses,
+    stop: watch::Sender<bool>,
+    /// Listeners and the control socket: they end when `stop` says so.
+    doors: JoinSet<()>,
+    /// Dispatcher, agenda, `$SYS`, housekeeping: they end with the gateway.
+    _engine: JoinSet<()>,
+    /// Held until everything is closed (N3).
+    _lock: Lock,
+}
+
+/// Why a gateway did not start. One line, with the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error(transparent)]
+    Routing(#[from] RoutingError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("cannot write {path}: {cause}; check the owner and the free space of its directory")]
+    Write {
+        path: PathBuf,
+        cause: std::io::Error,
+    },
+    #[error("a part of the start died: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Gateway {
+    /// Starts everything; when this returns, clients are served.
+    pub async fn start(config: Config) -> Result<Gateway, StartError> {
+        let directory = DataDir::locate(config.data_dir.as_deref(), config.runtime_dir.as_deref())?;
+        directory.create()?;
+        let mut lock = directory.lock_within(LOCK_PATIENCE)?;
+        // Ports first: of all that may fail, this is what fails most.
+        let sockets = bind_all(&config)?;
+        let addresses = Addresses::of(&sockets);
+        let (certificates, private_ca) = certificates(&config, directory.path()).await?;
+
+        let administration = Administration::open(directory.path(), auth_settings(&config)).await?;
+        let first_account = FirstAccount::ensure(&administration, directory.path()).await?;
+
+        let metrics = Arc::new(Metrics::default());
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let mut engine = JoinSet::new();
+        let registry = start_engine(&config, &administration, &metrics, &mut engine)?;
+        let sessions = Sessions::new(registry.clone(), administration.users().clone());
+        administration.attach(Arc::new(sessions));
+        let context = Arc::new(Context {
+            config: config.clone(),
+            registry,
+            authenticator: administration.authenticator().clone(),
+            admissions: Admissions::new(metrics.clone()),
+            handshakes: Handshakes::default(),
+            metrics,
+        });
+        engine.spawn(housekeeping(
+            context.clone(),
+            private_ca.clone(),
+            certificates.clone(),
+        ));
+
+        let (stop, stopped) = watch::channel(false);
+        let mut doors = JoinSet::new();
+        let control = ControlServer::bind(&directory.socket())?;
+        lock.announce(control.path())
+            .map_err(|cause| StartError::Write {
+                path: directory.path().join("lock"),
+                cause,
+            })?;
+        let mut closing = stopped.clone();
+        let served = administration.clone();
+        doors.spawn(control.run(served, async move {
+            let _ = closing.changed().await;
+        }));
+        open_doors(
+            sockets,
+            &config.load(),
+            &certificates,
+            &context,
+            &stopped,
+            &mut doors,
+        )?;
+        addresses.write(directory.path())?;
+        Ok(Gateway {
+            config,
+            directory,
+            context,
+            administration,
+            certificates,
+            private_ca,
+            first_account,
+            addresses,
+            stop,
+            doors,
+            _engine: engine,
+            _lock: lock,
+        })
+    }
+
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The file that clients need in order to trust this gateway; `None` with the operator's own certificate.
+    pub fn ca_certificate(&self) -> Option<PathBuf> {
+        self.private_ca.as_ref().map(|ca| ca.ca_certificate())
+    }
+
+    /// SHA-256 of the server certificate.
+    pub fn fingerprint(&self) -> String {
+        self.certificates.fingerprint()
+    }
+
+    /// The account that this start made, once.
+    pub fn take_first_account(&mut self) -> Option<FirstAccount> {
+        self.first_account.take()
+    }
+
+    /// The sessions, for whoever looks inside.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.context.registry
+    }
+
+    pub fn administration(&self) -> &Arc<Administration> {
+        &self.administration
+    }
+
+    /// Drains and stops: no new connections, every client is told, wills and sessions are settled.
+    pub async fn stop(mut self) {
+        let _ = self.stop.send(true);
+        // Listeners are closed before clients are told, so that none comes straight back.
+        let _ = tokio::time::timeout(DOORS, async {
+            while self.doors.join_next().await.is_some() {}
+        })
+        .await;
+        self.context.registry.shut_down();
+        let deadline = Instant::now() + DRAIN;
+        while self.context.metrics.connections.get() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let _ = tokio::time::timeout(DOORS, self.administration.close()).await;
+        Addresses::remove(self.directory.path());
+    }
+}
+
+/// How long a command line that holds the data directory is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long listeners and the control socket may take to close.
+const DOORS: Duration = Duration::from_secs(1);
+/// How long clients may take to leave. With `DOORS` twice it stays below the 5 s that a stop may take.
+const DRAIN: Duration = Duration::from_millis(2500);
+
+type Sockets = BTreeMap<String, Vec<(SocketAddr, TcpListener)>>;
+
+fn bind_all(config: &Config) -> Result<Sockets, ListenError> {
+    let mut sockets = Sockets::new();
+    for (name, settings) in config
+        .listeners
+        .iter()
+        .filter(|(_, settings)| settings.is_on())
+    {
+        for address in &settings.bind {
+            let listener = listener::bind(name, *address)?;
+            let bound = listener.local_addr().unwrap_or(*address);
+            sockets
+                .entry(name.clone())
+                .or_default()
+                .push((bound, listener));
+        }
+    }
+    Ok(sockets)
+}
+
+/// The operator's certificate, or one of the built-in CA.
+async fn certificates(
+    config: &Config,
+    directory: &Path,
+) -> Result<(Arc<Certificates>, Option<Arc<PrivateCa>>), StartError> {
+    if let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.private_key) {
+        let source = CertificateSource::files(certificate, key);
+        return Ok((Certificates::load(&source)?, None));
+    }
+    let names = server_names(&config.tls.server_names)?;
+    let directory = directory.to_owned();
+    // File I/O and key generation.
+    let opened = tokio::task::spawn_blocking(move || PrivateCa::open(&directory, names)).await?;
+    let ca = Arc::new(opened?);
+    Ok((Certificates::load(&ca.source())?, Some(ca)))
+}
+
+fn start_engine(
+    config: &Arc<ArcSwap<Config>>,
+    administration: &Administration,
+    metrics: &Arc<Metrics>,
+    engine: &mut JoinSet<()>,
+) -> Result<Arc<Registry>, RoutingError> {
+    let now = config.load();
+    let permits = u32::try_from(now.bus.permits.bytes()).unwrap_or(u32::MAX);
+    let (bus, outlet) = Bus::start(
+        now.router(),
+        now.bus.ingress_links,
+        permits,
+        metrics.clone(),
+    )?;
+    let settings = Settings::of(&now);
+    let registry = Registry::new(
+        bus.clone(),
+        administration.policy().clone(),
+        settings,
+        metrics.clone(),
+    );
+    let limits = config.clone();
+    let dispatcher = Dispatcher::new(bus, metrics.clone(), move || {
+        let limits = &limits.load().limits;
+        RetainedLimits {
+            messages: limits.max_retained_messages,
+            bytes: limits.max_retained_bytes.bytes(),
+        }
+    });
+    engine.spawn(dispatcher.run(outlet));
+    engine.spawn(Agenda::run(registry.clone()));
+    let interval = config.clone();
+    engine.spawn(admin::sys::run(registry.clone(), move || {
+        interval.load().sys.interval
+    }));
+    Ok(registry)
+}
+
+fn open_doors(
+    sockets: Sockets,
+    config: &Config,
+    certificates: &Arc<Certificates>,
+    context: &Arc<Context>,
+    stopped: &watch::Receiver<bool>,
+    doors: &mut JoinSet<()>,
+) -> Result<(), TlsError> {
+    for (name, listeners) in sockets {
+        let Some(settings) = config.listeners.get(&name) else {
+            continue;
+        };
+        // One set of TLS configurations for each listener, never shared (C1).
+        let tls = if settings.tls {
+            Some(acceptor(config, certificates)?)
+        } else {
+            None
+        };
+        let wrapping = Wrapping {
+            name: name.into(),
+            tls,
+            protocol: settings.protocol,
+            paths: settings.paths.clone(),
+        };
+        for (_, listener) in listeners {
+            doors.spawn(listener::run(
+                listener,
+                wrapping.clone(),
+                context.clone(),
+                stopped.clone(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn acceptor(config: &Config, certificates: &Arc<Certificates>) -> Result<TlsAcceptor, TlsError> {
+    let settings = ServerTlsSettings {
+        min_version: match config.tls.min_version {
+            TlsVersion::Tls12 => MinVersion::Tls12,
+            TlsVersion::Tls13 => MinVersion::Tls13,
+        },
+        alpn: Alpn::default(),
+        ..ServerTlsSettings::default()
+    };
+    Ok(TlsAcceptor::new(Arc::new(ServerConfigs::new(
+        certificates.clone(),
+        &settings,
+    )?)))
+}
+
+fn auth_settings(config: &Config) -> auth::Settings {
+    let auth = &config.auth;
+    auth::Settings {
+        allow_anonymous: auth.allow_anonymous,
+        anonymous_role: auth.anonymous_role.as_str().into(),
+        password_slots: auth.password_slots,
+        password_queue: auth.password_queue,
+        password_cache: auth.password_cache,
+    }
+}
+
+/// What is looked after while everything runs: memory every second (N4), the own certificate every hour (C4).
+async fn housekeeping(
+    context: Arc<Context>,
+    ca: Option<Arc<PrivateCa>>,
+    certificates: Arc<Certificates>,
+) {
+    let mut looked = Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        context.registry.relieve();
+        if looked.elapsed() < Duration::from_secs(3600) {
+            continue;
+        }
+        looked = Instant::now();
+        let Some(ca) = ca.clone() else { continue };
+        let certificates = certificates.clone();
+        let renewed =
+            tokio::task::spawn_blocking(move || match ca.renew_if_due(SystemTime::now())? {
+                Some(_) => certificates.reload(&ca.source()).map(|_| ()),
+                None => Ok(()),
+            });
+        if let Ok(Err(error)) = renewed.await {
+            tracing::error!(%error, "the server certificate was not renewed; the present one stays");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! SIGHUP: what of a new configuration can take effect while clients are connected, all of it or nothing.
+
+use broker_config::Config;
+
+use super::{Gateway, auth_settings, logging};
+use crate::{
+    auth::AuthError,
+    session::settings::Settings,
+    tls::{CertificateSource, TlsError},
+};
+
+/// Why a new configuration was not taken. The old one stays in force, whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error("tls.certificate cannot be set or removed while the gateway runs; restart it")]
+    CertificateOrigin,
+}
+
+impl Gateway {
+    /// Takes a validated configuration; gives the keys whose change waits for a restart.
+    pub fn reload(&self, mut new: Config) -> Result<Vec<String>, ReloadError> {
+        let old = self.config.load_full();
+        let waiting = old.restart_keys(&new);
+        // What waits for a restart keeps its value until then.
+        new.data_dir = old.data_dir.clone();
+        new.runtime_dir = old.runtime_dir.clone();
+        new.listeners = old.listeners.clone();
+        new.bus = old.bus.clone();
+        // Everything that can fail comes before everything that takes effect.
+        self.reload_certificates(&new)?;
+        self.administration
+            .authenticator()
+            .apply(auth_settings(&new))?;
+        self.context.registry.configure(Settings::of(&new));
+        logging::set_level(new.log.level);
+        self.config.store(new.into());
+        Ok(waiting)
+    }
+
+    fn reload_certificates(&self, new: &Config) -> Result<(), ReloadError> {
+        let source = match (&new.tls.certificate, &new.tls.private_key, &self.private_ca) {
+            (Some(certificate), Some(key), None) => CertificateSource::files(certificate, key),
+            (None, None, Some(_)) => return Ok(()),
+            _ => return Err(ReloadError::CertificateOrigin),
+        };
+        if self.certificates.reload(&source)? {
+            tracing::info!(fingerprint = %self.certificates.fingerprint(), "new handshakes get a new certificate");
+        }
+        Ok(())
+    }
+}

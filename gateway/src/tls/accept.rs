@@ -1,0 +1,131 @@
+//! How does an accepted stream become a TLS stream? Reads the ClientHello, picks the listener's
+//! configuration for it and completes the handshake. Deadlines and limits are `listen`'s.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::LazyConfigAcceptor;
+
+use super::{ServerConfigs, client_hello_facts};
+
+/// A TLS connection over `S`. `get_ref().1` tells what was negotiated.
+pub type TlsStream<S> = tokio_rustls::server::TlsStream<Tap<S>>;
+
+/// The server side of TLS for one listener. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TlsAcceptor {
+    configs: Arc<ServerConfigs>,
+}
+
+impl TlsAcceptor {
+    /// An acceptor for the listener whose configurations these are.
+    pub fn new(configs: Arc<ServerConfigs>) -> Self {
+        Self { configs }
+    }
+
+    /// Completes the server's handshake on `stream`. Reads at most 64 KiB before the ClientHello is
+    /// complete. Sets no deadline: wrap it in one.
+    ///
+    /// # Errors
+    /// Whatever the stream or the handshake fails with; the client has then been sent the alert
+    /// that rustls chose.
+    pub async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        // The handshake's states are several KB; in a box, a connection's task does not keep room
+        // for them as long as it lives.
+        Box::pin(self.handshake(stream)).await
+    }
+
+    async fn handshake<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let tap = Tap {
+            inner: stream,
+            record: Some(Vec::new()),
+        };
+        let mut start = LazyConfigAcceptor::new(Acceptor::default(), tap).await?;
+        let record = start.io.record.take().unwrap_or_default();
+        let config = self.configs.for_client(&client_hello_facts(&record));
+        drop(record);
+        start
+            .into_stream_with(config, |connection| {
+                connection.set_buffer_limit(Some(OUTGOING_LIMIT))
+            })
+            .await
+    }
+}
+
+/// What rustls may hold for a client that does not read, in bytes: one full record.
+const OUTGOING_LIMIT: usize = 16 * 1024;
+
+/// Keeps a copy of the bytes that are read until the ClientHello is complete; then it only passes
+/// on.
+#[derive(Debug)]
+pub struct Tap<S> {
+    inner: S,
+    record: Option<Vec<u8>>,
+}
+
+impl<S> Tap<S> {
+    /// The stream below TLS.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The stream below TLS. Reading from it or writing to it breaks the connection.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let start = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        if let Some(record) = &mut self.record {
+            record.extend_from_slice(&buf.filled()[start..]);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
