@@ -32,12 +32,19 @@ impl Pending {
         }
     }
 
+    /// A message is safe, or was refused. At QoS 2 that answers its retransmissions too; at QoS 1 an identifier that
+    /// is used again before its PUBACK stands for another message.
     pub fn complete(&mut self, qos: Qos, id: PacketId, reason: ReasonCode) {
         let Some(line) = self.line(qos) else { return };
-        if let Some(wait) = line
+        let waits = line
             .iter_mut()
-            .find(|wait| wait.id == id && wait.reason.is_none())
-        {
+            .filter(|wait| wait.id == id && wait.reason.is_none());
+        let most = if qos == Qos::ExactlyOnce {
+            usize::MAX
+        } else {
+            1
+        };
+        for wait in waits.take(most) {
             wait.reason = Some(reason);
         }
     }

@@ -32,9 +32,16 @@ impl Connection {
         if !self.arrives(publish)? {
             return Ok(());
         }
-        if let Some(refusal) = self.refusal(publish, &topic)? {
-            self.refuse(publish, refusal);
-            return Ok(());
+        match self.refusal(publish, &topic) {
+            Ok(None) => {}
+            Ok(Some(refusal)) => {
+                self.refuse(publish, refusal);
+                return Ok(());
+            }
+            Err(ending) => {
+                self.forget(publish);
+                return Err(ending);
+            }
         }
         if let Some(id) = publish.packet_id {
             self.pending.push(publish.qos, id, None);
@@ -58,20 +65,20 @@ impl Connection {
             qos,
             reason,
         } = completion;
+        if qos == Qos::ExactlyOnce {
+            self.received.complete(packet_id, reason);
+        } else if epoch != self.epoch {
+            // D3: a QoS 1 completion of an earlier connection is nothing to this one.
+            return Ok(());
+        }
         if reason.is_error() && !self.version.is_v5() {
             return Err(Ending::fault(
                 reason,
                 "a message was refused at a limit, which v3 cannot say otherwise",
             ));
         }
-        if qos == Qos::ExactlyOnce {
-            self.received.complete(packet_id, reason);
-        }
-        // D3: a QoS 1 completion of an earlier connection is nothing to this one; a QoS 2 one is what a
-        // retransmission on this connection waits for.
-        if qos == Qos::ExactlyOnce || epoch == self.epoch {
-            self.pending.complete(qos, packet_id, reason);
-        }
+        // D3: at QoS 2 a retransmission on this connection may wait for the message of an earlier one.
+        self.pending.complete(qos, packet_id, reason);
         Ok(())
     }
 
@@ -120,6 +127,7 @@ impl Connection {
             usize::from(u16::MAX)
         };
         if self.pending.at_least_once_len() + self.received.len() > most {
+            self.forget(publish);
             return Err(Ending::fault(
                 ReasonCode::ReceiveMaximumExceeded,
                 format!("more than {most} messages at QoS 1 and 2 are under way (MQTT-3.3.4-9)"),
@@ -151,6 +159,13 @@ impl Connection {
             return Ok(Some(ReasonCode::QuotaExceeded));
         }
         Ok(None)
+    }
+
+    /// A new message that ends its connection was not taken: sent again on the next one, it is new again.
+    fn forget(&mut self, publish: &Publish) {
+        if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.packet_id) {
+            self.received.release(id);
+        }
     }
 
     fn refuse(&mut self, publish: &Publish, reason: ReasonCode) {
