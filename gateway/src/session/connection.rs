@@ -216,16 +216,24 @@ impl Connection {
             self.window_size.saturating_sub(self.window.open())
         };
         self.session.collect(mail, room, PULL, waker);
+        // What came out of the mailbox is this connection's: a fault ends it behind the last entry, not before it.
+        let mut outcome = Ok(());
         for (epoch, completion) in mail.completions.drain(..) {
-            self.completed(epoch, completion)?;
+            outcome = outcome.and(self.completed(epoch, completion));
         }
-        self.send_acks(out)?;
+        outcome = outcome.and(self.send_acks(out));
+        let mut dropped = false;
         for entry in mail.entries.drain(..) {
-            self.entry(entry, out, now)?;
+            match self.entry(entry, out, now) {
+                Ok(written) => dropped |= !written,
+                Err(ending) => outcome = outcome.and(Err(ending)),
+            }
         }
+        outcome?;
         match mail.notice.take() {
             Some(notice) => Err(notice.into()),
-            None => Ok(mail.more),
+            // What was dropped took up room in the window that others may use.
+            None => Ok(mail.more || dropped),
         }
     }
 

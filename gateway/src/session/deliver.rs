@@ -19,36 +19,30 @@ use crate::{
 };
 
 impl Connection {
+    /// Writes an entry; false for a message that was dropped instead.
     pub(super) fn entry(
         &mut self,
         entry: Entry,
         out: &mut BytesMut,
         now: Instant,
-    ) -> Result<(), Ending> {
-        match entry {
-            Entry::Message(delivery) => {
-                self.send(delivery, out, now);
-                Ok(())
-            }
-            Entry::SubAck { packet_id, reasons } => self.reply(
-                &Reply::SubAck {
-                    packet_id,
-                    reasons,
-                    reason_string: None,
-                    user_properties: Vec::new(),
-                },
-                out,
-            ),
-            Entry::UnsubAck { packet_id, reasons } => self.reply(
-                &Reply::UnsubAck {
-                    packet_id,
-                    reasons,
-                    reason_string: None,
-                    user_properties: Vec::new(),
-                },
-                out,
-            ),
-        }
+    ) -> Result<bool, Ending> {
+        let reply = match entry {
+            Entry::Message(delivery) => return Ok(self.send(delivery, out, now)),
+            Entry::SubAck { packet_id, reasons } => Reply::SubAck {
+                packet_id,
+                reasons,
+                reason_string: None,
+                user_properties: Vec::new(),
+            },
+            Entry::UnsubAck { packet_id, reasons } => Reply::UnsubAck {
+                packet_id,
+                reasons,
+                reason_string: None,
+                user_properties: Vec::new(),
+            },
+        };
+        self.reply(&reply, out)?;
+        Ok(true)
     }
 
     /// Sends again what an earlier connection did not finish, in order, as far as the window allows (MQTT-4.4.0-1).
@@ -63,6 +57,7 @@ impl Connection {
                 Some(Again::Publish(id, delivery)) => {
                     // D9: what is no longer allowed keeps its packet identifier and is not sent again.
                     if !self.session.may_receive(delivery.message.topic()) {
+                        self.window.skip();
                         continue;
                     }
                     let frame = PublishFrame {
@@ -82,6 +77,8 @@ impl Connection {
                     // One that does not fit this connection's maximum packet size stays unacknowledged.
                     if frame.write(self.peer.maximum_packet_size, out).is_ok() {
                         self.counts.publishes_sent += 1;
+                    } else {
+                        self.window.skip();
                     }
                 }
             }
@@ -89,15 +86,19 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a message for the first time, or drops it: expired (MQTT-3.3.2-5), or larger than the client takes
-    /// (MQTT-3.1.2-25).
-    fn send(&mut self, delivery: Delivery, out: &mut BytesMut, now: Instant) {
+    /// Sends a message for the first time, or drops it (false): expired (MQTT-3.3.2-5), larger than the client takes
+    /// (MQTT-3.1.2-25), or denied since it was dispatched (P2).
+    fn send(&mut self, delivery: Delivery, out: &mut BytesMut, now: Instant) -> bool {
         let expiry = delivery.message.expiry_left(now);
         if expiry == Expiry::Expired {
             self.metrics.messages_expired.add(1);
-            return;
+            return false;
         }
         let topic = delivery.message.topic();
+        if !self.session.may_receive(topic) {
+            self.metrics.messages_dropped.add(1);
+            return false;
+        }
         let alias = self
             .aliases_out
             .as_mut()
@@ -145,5 +146,6 @@ impl Connection {
                 aliases.undo(topic);
             }
         }
+        written
     }
 }

@@ -20,6 +20,8 @@ pub struct Window {
 
 struct Slot {
     given: u64,
+    /// Whether it takes up the client's Receive Maximum on this connection.
+    open: bool,
     state: State,
 }
 
@@ -68,6 +70,7 @@ impl Window {
         self.given = given;
         self.slots.push_back(Slot {
             given,
+            open: true,
             state: State::Published(delivery),
         });
         self.sent = self.slots.len();
@@ -120,6 +123,9 @@ impl Window {
     pub fn rewind(&mut self) {
         self.sent = 0;
         self.open = 0;
+        for slot in &mut self.slots {
+            slot.open = false;
+        }
     }
 
     /// Whether something must be sent again before anything new.
@@ -129,14 +135,23 @@ impl Window {
 
     /// The next one to send again.
     pub fn again(&mut self) -> Option<Again<'_>> {
-        let slot = self.slots.get(self.sent)?;
+        let slot = self.slots.get_mut(self.sent)?;
         self.sent += 1;
         self.open += 1;
+        slot.open = true;
         let id = identifier(slot.given);
         Some(match &slot.state {
             State::Published(delivery) => Again::Publish(id, delivery),
             State::Released => Again::Release(id),
         })
+    }
+
+    /// The one that [`Window::again`] gave last is not sent on this connection: the client cannot acknowledge it, so it
+    /// must not take up its Receive Maximum.
+    pub fn skip(&mut self) {
+        if let Some(slot) = self.sent.checked_sub(1).and_then(|n| self.slots.get_mut(n)) {
+            self.open -= usize::from(std::mem::take(&mut slot.open));
+        }
     }
 
     /// Takes out the messages at QoS 1 of shared groups: their client left, another member gets them (S4).
@@ -151,16 +166,16 @@ impl Window {
             }
             _ => true,
         });
-        self.sent = self.sent.min(self.slots.len());
-        self.open = self.open.min(self.sent);
+        // The connection is over: what is left is sent again on the next one.
+        self.rewind();
         out
     }
 
     fn remove(&mut self, place: usize) {
-        self.slots.remove(place);
+        let open = self.slots.remove(place).is_some_and(|slot| slot.open);
+        self.open -= usize::from(open);
         if place < self.sent {
             self.sent -= 1;
-            self.open = self.open.saturating_sub(1);
         }
         if self.slots.is_empty() && self.slots.capacity() > 32 {
             self.slots.shrink_to(0);
