@@ -9,12 +9,13 @@ use hashbrown::{HashMap, HashSet};
 use rumqttd::Notification;
 
 use super::{
-    bus::{Bus, InFlight, Outlet},
-    control::{Control, SubscribeRequest},
-    endpoint::{Completion, Delivery, Endpoint, Grant, SessionId},
+    bus::{Bus, InFlight, Origin, Outlet},
+    control::{Control, SubscribeRequest, Subscription},
+    endpoint::{Completion, Delivery, Endpoint, Extra, Grant, SessionId, Subscribed},
     envelope::{self, Item},
     message::{Batch, Message},
     retained::{Retained, RetainedLimits},
+    shared::GroupId,
     tree::{Matched, Own, Tree, share_key},
 };
 use crate::{
@@ -166,6 +167,18 @@ impl Dispatcher {
             self.metrics.bus_duplicates.add(1);
             return;
         };
+        while settled.sequence < sequence {
+            self.settled(settled);
+            match self.bus.settle(link, sequence) {
+                Some(next) => settled = next,
+                None => return,
+            }
+        }
+        self.settled(settled);
+    }
+
+    fn settled(&mut self, mut settled: InFlight) {
+        let bytes = std::mem::take(&mut settled.bytes);
         let length = bytes.len();
         if let Some((batch, items)) = envelope::open(bytes, settled.received) {
             self.items(&batch, &items, &mut settled);
@@ -278,19 +291,29 @@ impl Dispatcher {
         }
         for id in &matched.groups {
             for message in run {
-                let chosen = self
-                    .tree
-                    .group(*id)
-                    .and_then(|group| group.choose(message.topic(), None));
-                let Some(member) = chosen else {
-                    self.metrics.messages_dropped.add(1);
-                    continue;
-                };
-                let endpoint = member.endpoint.clone();
-                endpoint.deliver(std::slice::from_ref(message), &member.grant);
-                self.wake(&endpoint);
+                self.hand_to_one(*id, message);
             }
         }
+    }
+
+    fn hand_to_one(&mut self, id: GroupId, message: &Message) {
+        let Some(group) = self.tree.group(id) else {
+            return;
+        };
+        let mut not = None;
+        // A member may leave between being chosen and being handed the message; then another one is asked.
+        for _ in 0..group.len() {
+            let Some(member) = group.choose(message.topic(), not) else {
+                break;
+            };
+            let endpoint = member.endpoint.clone();
+            if endpoint.deliver(std::slice::from_ref(message), &member.grant) {
+                self.wake(&endpoint);
+                return;
+            }
+            not = Some(endpoint.id());
+        }
+        self.metrics.messages_dropped.add(1);
     }
 
     fn control(&mut self, control: Control, settled: &InFlight) {
@@ -317,11 +340,16 @@ impl Dispatcher {
         let Some(origin) = &settled.origin else {
             return;
         };
-        let now = Instant::now();
         let mut reasons = Vec::with_capacity(request.filters.len());
-        let mut retained = Vec::new();
+        let (mut retained, mut complete) = (Vec::new(), true);
+        let room = origin.endpoint.room_for_retained();
         for requested in request.filters {
             let subscription = match requested {
+                // The policy may have changed on the way here.
+                Ok(subscription) if !origin.endpoint.confirm(&subscription.filter) => {
+                    reasons.push(ReasonCode::NotAuthorized);
+                    continue;
+                }
                 Ok(subscription) => subscription,
                 Err(reason) => {
                     reasons.push(reason);
@@ -338,29 +366,44 @@ impl Dispatcher {
             };
             // A shared subscription gets no retained messages (MQTT 5 §4.8.2).
             if wanted && subscription.filter.share.is_none() {
-                let extra = options.id.map(|id| {
-                    Arc::new(super::endpoint::Extra {
-                        subscription_ids: [id].into_iter().collect(),
-                        share: None,
-                    })
-                });
-                let grant = Grant {
-                    qos: options.qos,
-                    retain_as_published: options.retain_as_published,
-                    extra,
-                };
-                self.retained
-                    .matching(subscription.matching().as_str(), now, &mut |message| {
-                        if origin.endpoint.may_receive(message.topic()) {
-                            retained.push(Delivery::retained(message.clone(), &grant));
-                        }
-                    });
+                if retained.len() < room {
+                    self.fetch(&subscription, origin, &mut retained);
+                } else {
+                    complete &= self.retained.len() == 0;
+                }
             }
         }
         self.forget_matches();
-        origin
-            .endpoint
-            .subscribed(origin.epoch, request.packet_id, reasons, retained);
+        let answer = Subscribed {
+            packet_id: request.packet_id,
+            reasons,
+            retained,
+            complete,
+        };
+        origin.endpoint.subscribed(origin.epoch, answer);
+    }
+
+    /// The retained messages for a new subscription.
+    fn fetch(&self, subscription: &Subscription, origin: &Origin, retained: &mut Vec<Delivery>) {
+        let options = subscription.options;
+        let extra = options.id.map(|id| {
+            Arc::new(Extra {
+                subscription_ids: [id].into_iter().collect(),
+                share: None,
+            })
+        });
+        let grant = Grant {
+            qos: options.qos,
+            retain_as_published: options.retain_as_published,
+            extra,
+        };
+        let filter = subscription.matching().as_str();
+        self.retained
+            .matching(filter, Instant::now(), &mut |message| {
+                if origin.endpoint.may_receive(message.topic()) {
+                    retained.push(Delivery::retained(message.clone(), &grant));
+                }
+            });
     }
 
     fn unsubscribe(
@@ -407,25 +450,33 @@ impl Dispatcher {
     fn redistribute(&mut self, deliveries: Vec<Delivery>, settled: &InFlight) {
         let from = settled.origin.as_ref().map(|origin| origin.endpoint.id());
         for delivery in deliveries {
-            let group = delivery
-                .share()
-                .cloned()
-                .and_then(|key| self.tree.group_of(&key));
-            let Some(member) = group.and_then(|group| group.choose(delivery.message.topic(), from))
-            else {
-                self.metrics.messages_dropped.add(1);
-                continue;
-            };
-            let qos = delivery.message.qos().min(member.grant.qos);
-            let delivery = Delivery {
-                qos,
-                extra: member.grant.extra.clone(),
-                ..delivery
+            self.redeliver(delivery, from);
+        }
+    }
+
+    fn redeliver(&mut self, mut delivery: Delivery, mut not: Option<SessionId>) {
+        let group = delivery
+            .share()
+            .cloned()
+            .and_then(|key| self.tree.group_of(&key));
+        let Some(group) = group else {
+            self.metrics.messages_dropped.add(1);
+            return;
+        };
+        for _ in 0..group.len() {
+            let Some(member) = group.choose(delivery.message.topic(), not) else {
+                break;
             };
             let endpoint = member.endpoint.clone();
-            endpoint.redeliver(delivery);
-            self.wake(&endpoint);
+            delivery.qos = delivery.message.qos().min(member.grant.qos);
+            delivery.extra = member.grant.extra.clone();
+            match endpoint.redeliver(delivery) {
+                Ok(()) => return self.wake(&endpoint),
+                Err(refused) => delivery = refused,
+            }
+            not = Some(endpoint.id());
         }
+        self.metrics.messages_dropped.add(1);
     }
 
     fn matching(&mut self, topic: &str) -> Arc<Matched> {

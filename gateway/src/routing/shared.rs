@@ -78,6 +78,11 @@ impl Groups {
 }
 
 impl Group {
+    /// Members.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
     /// Adds a member or changes its options; true if it is new.
     pub fn join(&mut self, endpoint: &Arc<dyn Endpoint>, options: Options) -> bool {
         let extra = Extra {
@@ -110,6 +115,7 @@ impl Group {
 
     /// The member for a message of this topic, in turn: online ones first, then those that can wait for their client.
     /// `not` is passed over (its client just failed to take the message) unless it is the only one that can hold it.
+    /// Who may not receive the topic is never chosen (P2).
     pub fn choose(&mut self, topic: &str, not: Option<SessionId>) -> Option<&Member> {
         let fits = |member: &Member| {
             Some(member.endpoint.id()) != not && member.endpoint.may_receive(topic)
@@ -119,7 +125,9 @@ impl Group {
             .or_else(|| self.in_turn(|member| member.endpoint.is_persistent() && fits(member)))
             .or_else(|| {
                 self.in_turn(|member| {
-                    Some(member.endpoint.id()) == not && member.endpoint.is_persistent()
+                    Some(member.endpoint.id()) == not
+                        && member.endpoint.is_persistent()
+                        && member.endpoint.may_receive(topic)
                 })
             })?;
         self.turn = (place + 1) % self.members.len();

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{
-    endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey},
+    endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey, Subscribed},
     message::Message,
 };
-use crate::mqtt::{PacketId, ReasonCode};
+use crate::mqtt::{PacketId, ReasonCode, SubscriptionFilter};
 
 #[derive(Default)]
 pub struct Sink {
@@ -48,12 +48,13 @@ impl Endpoint for Sink {
         self.denied != Some(topic)
     }
 
-    fn deliver(&self, messages: &[Message], grant: &Grant) {
+    fn deliver(&self, messages: &[Message], grant: &Grant) -> bool {
         self.deliveries.lock().extend(
             messages
                 .iter()
                 .map(|message| Delivery::live(message.clone(), grant)),
         );
+        true
     }
 
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery> {
@@ -63,19 +64,22 @@ impl Endpoint for Sink {
             .collect()
     }
 
-    fn redeliver(&self, delivery: Delivery) {
+    fn redeliver(&self, delivery: Delivery) -> Result<(), Delivery> {
         self.deliveries.lock().push(delivery);
+        Ok(())
     }
 
-    fn subscribed(
-        &self,
-        _: u32,
-        packet_id: PacketId,
-        reasons: Vec<ReasonCode>,
-        retained: Vec<Delivery>,
-    ) {
-        self.subacks.lock().push((packet_id, reasons));
-        self.deliveries.lock().extend(retained);
+    fn confirm(&self, _: &SubscriptionFilter) -> bool {
+        true
+    }
+
+    fn room_for_retained(&self) -> usize {
+        usize::MAX
+    }
+
+    fn subscribed(&self, _: u32, answer: Subscribed) {
+        self.subacks.lock().push((answer.packet_id, answer.reasons));
+        self.deliveries.lock().extend(answer.retained);
     }
 
     fn unsubscribed(&self, _: u32, packet_id: PacketId, reasons: Vec<ReasonCode>) {

@@ -59,17 +59,30 @@ impl Registry {
 
     async fn recheck(self: &Arc<Self>, session: &Arc<Session>, principal: Option<Principal>) {
         let lost = session.apply(&self.policy().load(), principal);
-        if lost.is_empty() {
-            return;
-        }
         let mut envelope = Envelope::default();
-        let (texts, filters): (Vec<_>, Vec<_>) = lost.into_iter().unzip();
-        envelope.control(Control::Revoke(filters));
+        if !lost.filters.is_empty() {
+            envelope.control(Control::Revoke(lost.filters));
+        }
+        if !lost.shared.is_empty() {
+            envelope.control(Control::Redistribute(lost.shared));
+        }
         self.send(session, envelope).await;
         // No client goes silently deaf.
-        if let Some(first) = texts.into_iter().next() {
+        if let Some(first) = lost.first {
             session.notify(Notice::SubscriptionLost(first));
         }
+    }
+
+    /// A session that was just resumed is checked again by the roles of this login (P3), and by a policy that came
+    /// while it was.
+    pub(super) async fn check_again(self: &Arc<Self>, session: &Arc<Session>, before: &Principal) {
+        let now = session.principal();
+        let same_roles = before.roles == now.roles && before.device == now.device;
+        if same_roles && session.permissions().generation() == self.policy().generation() {
+            return;
+        }
+        self.recheck(session, None).await;
+        self.forget_permissions().await;
     }
 
     /// What the dispatcher remembers about who may receive what no longer holds.

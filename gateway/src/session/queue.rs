@@ -43,6 +43,8 @@ pub struct Queue {
     assured: VecDeque<(u64, Delivery)>,
     aside: VecDeque<(u64, Aside)>,
     bytes: usize,
+    /// Messages in retained sets on their way. Their content is the retained store's.
+    retained: usize,
     /// Messages and bytes that the gauges know of.
     reported: (usize, usize),
 }
@@ -72,11 +74,8 @@ impl Queue {
             }
         } else {
             while self.bytes + cost > limits.bytes && self.drop_oldest_fleeting(metrics) {}
-            while self.assured.len() >= limits.messages
-                || (self.bytes + cost > limits.bytes && !self.assured.is_empty())
-            {
-                self.drop_oldest_assured(metrics);
-            }
+            let messages = limits.messages.saturating_sub(1);
+            self.make_room(messages, limits.bytes.saturating_sub(cost), metrics);
         }
         self.admit(delivery);
     }
@@ -110,6 +109,7 @@ impl Queue {
         self.aside
             .push_back((number, Aside::SubAck { packet_id, reasons }));
         if !retained.is_empty() {
+            self.retained += retained.len();
             let number = self.number();
             self.aside
                 .push_back((number, Aside::Retained(retained.into_iter())));
@@ -154,13 +154,21 @@ impl Queue {
         for (_, delivery) in std::mem::take(&mut self.fleeting) {
             self.forget(&delivery);
         }
-        for (_, aside) in std::mem::take(&mut self.aside) {
-            if let Aside::Retained(deliveries) = aside {
-                for delivery in deliveries.filter(|delivery| delivery.qos != Qos::AtMostOnce) {
-                    self.push(delivery, limits, metrics);
-                }
+        for (number, aside) in std::mem::take(&mut self.aside) {
+            let Aside::Retained(deliveries) = aside else {
+                continue;
+            };
+            // They keep their place: what is newer must not be overtaken by an older value (B7).
+            let place = self.assured.partition_point(|(other, _)| *other < number);
+            let newer = self.assured.split_off(place);
+            for delivery in deliveries.filter(|delivery| delivery.qos != Qos::AtMostOnce) {
+                self.bytes += delivery.message.cost();
+                self.assured.push_back((number, delivery));
             }
+            self.assured.extend(newer);
         }
+        self.retained = 0;
+        self.make_room(limits.messages, limits.bytes, metrics);
         self.fleeting.shrink_to_fit();
         self.aside.shrink_to_fit();
     }
@@ -179,7 +187,9 @@ impl Queue {
         }
         for (_, aside) in &mut self.aside {
             if let Aside::Retained(deliveries) = aside {
+                self.retained -= deliveries.len();
                 let kept: Vec<_> = std::mem::take(deliveries).filter(&keep).collect();
+                self.retained += kept.len();
                 *deliveries = kept.into_iter();
             }
         }
@@ -191,7 +201,7 @@ impl Queue {
 
     /// Brings the gauges up to date: once for a whole round of changes.
     pub fn report(&mut self, metrics: &Metrics) {
-        let now = (self.len(), self.bytes);
+        let now = (self.len(), self.bytes());
         let was = std::mem::replace(&mut self.reported, now);
         metrics.messages_queued.shift(was.0, now.0);
         metrics.bytes_queued.shift(was.1, now.1);
@@ -207,13 +217,19 @@ impl Queue {
     }
 
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.retained * size_of::<Delivery>()
+    }
+
+    /// Retained messages that may be fetched for new subscriptions beside those that are on their way already.
+    pub fn room_for_retained(&self, limits: QueueLimits) -> usize {
+        (limits.bytes / size_of::<Delivery>()).saturating_sub(self.retained)
     }
 
     /// Empties it, at the end of its session.
     pub fn clear(&mut self) {
         self.take_out(|_| false);
         self.aside.clear();
+        self.retained = 0;
     }
 
     /// `None`: nothing may leave. `Some(None)`: a retained set is through, look again.
@@ -231,6 +247,7 @@ impl Queue {
                     return Some(None);
                 };
                 let taken = if next.qos == Qos::AtMostOnce || window {
+                    self.retained -= 1;
                     deliveries.next()
                 } else {
                     None
@@ -250,8 +267,12 @@ impl Queue {
         true
     }
 
-    fn drop_oldest_assured(&mut self, metrics: &Metrics) {
-        if let Some((_, delivery)) = self.assured.pop_front() {
+    /// Drops the oldest messages at QoS 1 and 2 until no more than this is left.
+    fn make_room(&mut self, messages: usize, bytes: usize, metrics: &Metrics) {
+        while self.assured.len() > messages || self.bytes > bytes {
+            let Some((_, delivery)) = self.assured.pop_front() else {
+                return;
+            };
             self.forget(&delivery);
             metrics.messages_dropped.add(1);
         }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::{
     agenda::{Agenda, Due},
     connection::{Connection, Ending, Remains},
-    session::{Notice, Session},
+    session::{Notice, Rest, Session},
     settings::Settings,
     will::Will,
 };
@@ -159,13 +159,11 @@ impl Registry {
                 self.end(&session, will).await;
                 continue;
             }
-            return Ok(self.attach(
-                session,
-                connect,
-                principal,
-                settings,
-                Some(carry.unwrap_or_default()),
-            ));
+            let before = session.principal();
+            let carry = Some(carry.unwrap_or_default());
+            let claimed = self.attach(session.clone(), connect, principal, settings, carry);
+            self.check_again(&session, &before).await;
+            return Ok(claimed);
         }
     }
 
@@ -214,16 +212,33 @@ impl Registry {
         if later.is_some() {
             self.agenda.add(&session, Due::Will, delay);
         }
-        self.agenda
-            .add(&session, Due::Expiry, Duration::from_secs(expiry.into()));
-        {
-            let mut rest = session.rest();
+        let expiry = Duration::from_secs(expiry.into());
+        self.agenda.add(&session, Due::Expiry, expiry);
+        self.put_to_rest(&session, |rest| {
             rest.carry = Some(carry);
             rest.will = later;
-            rest.expiry = Some(Duration::from_secs(expiry.into()));
-            rest.attached = false;
+            rest.expiry = Some(expiry);
+        })
+        .await;
+    }
+
+    /// Lets others claim a session that the caller has attached, or ends it if its principal was revoked meanwhile.
+    async fn put_to_rest(&self, session: &Arc<Session>, leave: impl FnOnce(&mut Rest)) {
+        let revoked = {
+            let mut rest = session.rest();
+            // Whoever revokes it from here on sees that nobody is attached, and ends it.
+            let revoked = session.is_revoked();
+            if !revoked {
+                leave(&mut rest);
+                (rest.attached, rest.wanted) = (false, false);
+            }
+            revoked
+        };
+        if revoked {
+            self.end(session, None).await;
+        } else {
+            session.left.notify_waiters();
         }
-        session.left.notify_waiters();
     }
 
     /// What the agenda says is due.
@@ -233,9 +248,8 @@ impl Registry {
             if rest.attached || rest.ended {
                 return;
             }
-            if due == Due::Expiry {
-                rest.attached = true;
-            }
+            // Nobody claims the session while its will is on its way to the bus (D10).
+            rest.attached = true;
             rest.will.take()
         };
         match due {
@@ -245,6 +259,7 @@ impl Registry {
                     will.publish(&session, &mut envelope);
                 }
                 self.send(&session, envelope).await;
+                self.put_to_rest(&session, |_| {}).await;
             }
             Due::Expiry => {
                 self.metrics.sessions_expired.add(1);

@@ -32,7 +32,7 @@ use crate::{
     mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter},
     routing::{
         control::{Options, Subscription},
-        endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey},
+        endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey, Subscribed},
         message::Message,
     },
 };
@@ -68,6 +68,8 @@ struct Mailbox {
     completions: Vec<(u32, Completion)>,
     waker: Option<Waker>,
     notice: Option<Notice>,
+    /// The session is over: it takes nothing more, however long the dispatcher still knows it.
+    ended: bool,
 }
 
 /// Why the gateway ends a connection from outside of it.
@@ -99,6 +101,8 @@ pub struct Carry {
 pub(super) struct Rest {
     /// A connection is up or on its way: the session may not be claimed.
     pub attached: bool,
+    /// Another connection waits for the one that is attached to leave.
+    pub wanted: bool,
     /// The session is over: whoever holds it must look again.
     pub ended: bool,
     pub carry: Option<Carry>,
@@ -116,6 +120,16 @@ pub struct Mail {
     pub notice: Option<Notice>,
     /// There is more that may leave.
     pub more: bool,
+}
+
+/// What a session lost by a change of policy.
+#[derive(Default)]
+pub(super) struct Lost {
+    /// One of the filters, as the client sent it.
+    pub first: Option<ByteString>,
+    pub filters: Vec<SubscriptionFilter>,
+    /// Messages of shared groups, for other members.
+    pub shared: Vec<Delivery>,
 }
 
 impl Mail {
@@ -157,6 +171,7 @@ impl Session {
                 completions: Vec::new(),
                 waker: None,
                 notice: None,
+                ended: false,
             }),
             subscriptions: Mutex::default(),
             rest: Mutex::default(),
@@ -221,11 +236,17 @@ impl Session {
     pub(super) async fn take_over(&self) {
         let mut left = std::pin::pin!(self.left.notified());
         left.as_mut().enable();
-        // It may have left in between.
-        if self.rest.lock().attached {
-            self.notify(Notice::TakenOver);
-            left.await;
+        {
+            let mut rest = self.rest.lock();
+            // It may have left in between, or be over.
+            if !rest.attached || rest.ended {
+                return;
+            }
+            // A connection that is still on its way finds this when it is there.
+            rest.wanted = true;
         }
+        self.notify(Notice::TakenOver);
+        left.await;
     }
 
     /// Takes entries for which the window has room, up to some bytes, and registers `waker` if nothing more may leave.
@@ -268,11 +289,21 @@ impl Session {
             .store(Arc::new(permissions(policy, &principal, &self.client_id)));
         self.principal.store(Arc::new(principal));
         self.persistent.store(persistent, Relaxed);
-        let mut mailbox = self.open();
-        mailbox.limits = limits;
-        mailbox.notice = None;
-        self.online.store(true, Relaxed);
-        self.epoch.fetch_add(1, Relaxed) + 1
+        let epoch = {
+            let mut mailbox = self.open();
+            mailbox.limits = limits;
+            mailbox.notice = None;
+            self.online.store(true, Relaxed);
+            self.epoch.fetch_add(1, Relaxed) + 1
+        };
+        // Notices reach only who is online: what happened on the way here is looked up.
+        if self.is_revoked() {
+            self.notify(Notice::Disabled);
+        }
+        if self.rest.lock().wanted {
+            self.notify(Notice::TakenOver);
+        }
+        epoch
     }
 
     /// The connection is gone; gives what shared groups must decide anew.
@@ -292,6 +323,9 @@ impl Session {
     /// The session is over: gives its subscriptions and what shared groups must decide anew.
     pub(super) fn end(&self) -> (Vec<SubscriptionFilter>, Vec<Delivery>) {
         let mut mailbox = self.open();
+        mailbox.ended = true;
+        self.online.store(false, Relaxed);
+        self.persistent.store(false, Relaxed);
         let shared = mailbox
             .queue
             .take_out(|delivery| delivery.share().is_none());
@@ -330,32 +364,32 @@ impl Session {
         self.subscriptions.lock().len()
     }
 
-    /// Applies a policy to the session, connected or not: gives the subscriptions it lost (P4). What waits for the
-    /// client and is no longer allowed goes.
-    pub(super) fn apply(
-        &self,
-        policy: &Policy,
-        principal: Option<Principal>,
-    ) -> Vec<(ByteString, SubscriptionFilter)> {
+    /// Applies a policy to the session, connected or not: gives what it lost (P4). What waits for the client and is no
+    /// longer allowed goes.
+    pub(super) fn apply(&self, policy: &Policy, principal: Option<Principal>) -> Lost {
         if let Some(principal) = principal {
             self.principal.store(Arc::new(principal));
         }
         let permissions = Arc::new(permissions(policy, &self.principal.load(), &self.client_id));
         self.permissions.store(permissions.clone());
-        let mut lost = Vec::new();
+        let mut lost = Lost::default();
         self.subscriptions.lock().retain(|text, subscription| {
             let keep = permissions
                 .subscribe(subscription.matching().as_str())
                 .allowed;
             if !keep {
-                lost.push((text.clone(), subscription.filter.clone()));
+                lost.first.get_or_insert_with(|| text.clone());
+                lost.filters.push(subscription.filter.clone());
             }
             keep
         });
         let mut mailbox = self.open();
         if !mailbox.queue.is_empty() {
             let may = |delivery: &Delivery| permissions.subscribe(delivery.message.topic()).allowed;
-            let gone = mailbox.queue.take_out(may);
+            let mut gone = mailbox.queue.take_out(may);
+            lost.shared = gone
+                .extract_if(.., |delivery| delivery.share().is_some())
+                .collect();
             self.metrics.messages_dropped.add(gone.len() as u64);
         }
         lost
@@ -439,11 +473,11 @@ impl Endpoint for Session {
         !permissions.has_receive_denies() || permissions.receive(topic).allowed
     }
 
-    fn deliver(&self, messages: &[Message], grant: &Grant) {
+    fn deliver(&self, messages: &[Message], grant: &Grant) -> bool {
         let mut mailbox = self.open();
         let online = self.is_online();
-        if !online && !self.is_persistent() {
-            return;
+        if mailbox.ended || (!online && !self.is_persistent()) {
+            return false;
         }
         let Mailbox { queue, limits, .. } = &mut *mailbox;
         for message in messages {
@@ -453,32 +487,53 @@ impl Endpoint for Session {
                 queue.push(delivery, *limits, &self.metrics);
             }
         }
+        true
     }
 
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery> {
-        self.mailbox
-            .lock()
+        self.open()
             .queue
             .take_out(|delivery| delivery.share() != Some(share))
     }
 
-    fn redeliver(&self, delivery: Delivery) {
+    fn redeliver(&self, delivery: Delivery) -> Result<(), Delivery> {
         let mut mailbox = self.open();
+        let waits = self.is_persistent() && delivery.qos != Qos::AtMostOnce;
+        if mailbox.ended || (!self.is_online() && !waits) {
+            return Err(delivery);
+        }
         let limits = mailbox.limits;
         mailbox.queue.push(delivery, limits, &self.metrics);
+        Ok(())
     }
 
-    fn subscribed(
-        &self,
-        epoch: u32,
-        packet_id: PacketId,
-        reasons: Vec<ReasonCode>,
-        retained: Vec<Delivery>,
-    ) {
-        let mut mailbox = self.open();
-        if epoch == self.epoch() && self.is_online() {
-            mailbox.queue.suback(packet_id, reasons, retained);
+    fn confirm(&self, filter: &SubscriptionFilter) -> bool {
+        let permissions = self.permissions.load();
+        let allowed = permissions.subscribe(filter.filter.as_str()).allowed;
+        if !allowed {
+            self.subscriptions
+                .lock()
+                .retain(|_, subscription| subscription.filter != *filter);
         }
+        allowed
+    }
+
+    fn room_for_retained(&self) -> usize {
+        let mailbox = self.open();
+        mailbox.queue.room_for_retained(mailbox.limits)
+    }
+
+    fn subscribed(&self, epoch: u32, answer: Subscribed) {
+        let mut mailbox = self.open();
+        if epoch != self.epoch() || !self.is_online() {
+            return;
+        }
+        if !answer.complete {
+            mailbox.notice.get_or_insert(Notice::OutOfMemory);
+        }
+        mailbox
+            .queue
+            .suback(answer.packet_id, answer.reasons, answer.retained);
     }
 
     fn unsubscribed(&self, epoch: u32, packet_id: PacketId, reasons: Vec<ReasonCode>) {
@@ -490,6 +545,9 @@ impl Endpoint for Session {
 
     fn complete(&self, epoch: u32, completions: &[Completion]) {
         let mut mailbox = self.open();
+        if mailbox.ended {
+            return;
+        }
         let current = epoch == self.epoch() && self.is_online();
         // A pending QoS 1 completion dies with its connection; a QoS 2 one tells the next connection that its
         // message is safe (D3).
