@@ -10,11 +10,12 @@ use rumqttd::Notification;
 
 use super::{
     bus::{Bus, InFlight, Outlet},
-    control::{Control, SubscribeRequest},
-    endpoint::{Completion, Delivery, Endpoint, Grant, SessionId},
+    control::{Control, SubscribeRequest, Subscription},
+    endpoint::{Completion, Delivery, Endpoint, Extra, Grant, SessionId},
     envelope::{self, Item},
     message::{Batch, Message},
     retained::{Retained, RetainedLimits},
+    shared::GroupId,
     tree::{Matched, Own, Tree, share_key},
 };
 use crate::{
@@ -27,6 +28,12 @@ const CACHED_TOPICS: usize = 8 * 1024;
 const CACHED_TARGETS: usize = 64 * 1024;
 /// Envelopes per turn, after which the sessions are woken and other tasks get their time.
 const TURN: usize = 64;
+/// Members of a shared group that may turn out to be gone before a message is given up.
+const GROUP_TRIES: usize = 8;
+/// Topic levels of retained messages that the subscriptions of one envelope may look at: some 20 ms of work.
+const RETAINED_WORK: usize = 400_000;
+/// Topics longer than this are not remembered.
+const CACHED_TOPIC_BYTES: usize = 256;
 /// Expired retained messages removed per turn.
 const SWEEP: usize = 64;
 
@@ -166,19 +173,19 @@ impl Dispatcher {
             self.metrics.bus_duplicates.add(1);
             return;
         };
-        let length = bytes.len();
         if let Some((batch, items)) = envelope::open(bytes, settled.received) {
             self.items(&batch, &items, &mut settled);
         }
         self.bus.release(&settled);
         if let Some(origin) = settled.origin {
-            origin.endpoint.settled(length);
+            origin.endpoint.settled(settled.length);
             self.wake(&origin.endpoint);
         }
     }
 
     fn items(&mut self, batch: &Arc<Batch>, items: &[Item], settled: &mut InFlight) {
         let mut controls = std::mem::take(&mut settled.controls).into_iter();
+        let mut work = RETAINED_WORK;
         let mut completions = Vec::new();
         let mut run: Vec<Message> = Vec::new();
         let mut at = 0;
@@ -187,7 +194,7 @@ impl Dispatcher {
                 at += 1;
                 if let Some(control) = controls.next() {
                     self.complete(settled, &mut completions);
-                    self.control(control, settled);
+                    self.control(control, settled, &mut work);
                 }
                 continue;
             };
@@ -273,31 +280,41 @@ impl Dispatcher {
                     Own::Other(other) => grant = other,
                 }
             }
-            target.endpoint.deliver(run, grant);
-            self.wake(&target.endpoint);
+            if target.endpoint.deliver(run, grant) {
+                self.wake(&target.endpoint);
+            }
         }
         for id in &matched.groups {
             for message in run {
-                let chosen = self
-                    .tree
-                    .group(*id)
-                    .and_then(|group| group.choose(message.topic(), None));
-                let Some(member) = chosen else {
-                    self.metrics.messages_dropped.add(1);
-                    continue;
-                };
-                let endpoint = member.endpoint.clone();
-                endpoint.deliver(std::slice::from_ref(message), &member.grant);
-                self.wake(&endpoint);
+                self.hand_to_group(*id, message);
             }
         }
     }
 
-    fn control(&mut self, control: Control, settled: &InFlight) {
+    /// Gives a message to one member of a group. One whose client left just now is passed over.
+    fn hand_to_group(&mut self, id: GroupId, message: &Message) {
+        let mut not = None;
+        for _ in 0..GROUP_TRIES {
+            let chosen = self
+                .tree
+                .group(id)
+                .and_then(|group| group.choose(message.topic(), not));
+            let Some(member) = chosen else { break };
+            let endpoint = member.endpoint.clone();
+            if endpoint.deliver(std::slice::from_ref(message), &member.grant) {
+                self.wake(&endpoint);
+                return;
+            }
+            not = Some(endpoint.id());
+        }
+        self.metrics.messages_dropped.add(1);
+    }
+
+    fn control(&mut self, control: Control, settled: &InFlight, work: &mut usize) {
         match control {
             Control::PolicyChanged => self.forget_matches(),
             Control::Redistribute(deliveries) => self.redistribute(deliveries, settled),
-            Control::Subscribe(request) => self.subscribe(request, settled),
+            Control::Subscribe(request) => self.subscribe(request, settled, work),
             Control::Unsubscribe { packet_id, filters } => {
                 self.unsubscribe(packet_id, &filters, settled)
             }
@@ -313,54 +330,95 @@ impl Dispatcher {
     }
 
     /// At this place in the sequence the subscriptions take effect and fix their retained messages (B7).
-    fn subscribe(&mut self, request: SubscribeRequest, settled: &InFlight) {
+    fn subscribe(&mut self, request: SubscribeRequest, settled: &InFlight, work: &mut usize) {
         let Some(origin) = &settled.origin else {
             return;
         };
-        let now = Instant::now();
-        let mut reasons = Vec::with_capacity(request.filters.len());
+        let mut room = origin.endpoint.retained_room() / size_of::<Delivery>();
         let mut retained = Vec::new();
-        for requested in request.filters {
-            let subscription = match requested {
-                Ok(subscription) => subscription,
-                Err(reason) => {
-                    reasons.push(reason);
-                    continue;
-                }
-            };
-            let options = subscription.options;
-            let is_new = self.tree.insert(&origin.endpoint, &subscription);
-            reasons.push(granted(options.qos));
-            let wanted = match options.retain_handling {
-                RetainHandling::Send => true,
-                RetainHandling::SendIfNew => is_new,
-                RetainHandling::DoNotSend => false,
-            };
-            // A shared subscription gets no retained messages (MQTT 5 §4.8.2).
-            if wanted && subscription.filter.share.is_none() {
-                let extra = options.id.map(|id| {
-                    Arc::new(super::endpoint::Extra {
-                        subscription_ids: [id].into_iter().collect(),
-                        share: None,
-                    })
-                });
-                let grant = Grant {
-                    qos: options.qos,
-                    retain_as_published: options.retain_as_published,
-                    extra,
-                };
-                self.retained
-                    .matching(subscription.matching().as_str(), now, &mut |message| {
-                        if origin.endpoint.may_receive(message.topic()) {
-                            retained.push(Delivery::retained(message.clone(), &grant));
-                        }
-                    });
-            }
-        }
+        let reasons = request
+            .filters
+            .into_iter()
+            .map(|requested| {
+                let subscription = requested?;
+                self.take_up(
+                    &origin.endpoint,
+                    &subscription,
+                    &mut retained,
+                    &mut room,
+                    work,
+                )
+                .inspect_err(|_| {
+                    origin.endpoint.refused(&subscription.filter);
+                    self.metrics.subscriptions_refused.add(1);
+                })?;
+                Ok(granted(subscription.options.qos))
+            })
+            .map(|outcome| outcome.unwrap_or_else(|reason| reason))
+            .collect();
         self.forget_matches();
         origin
             .endpoint
             .subscribed(origin.epoch, request.packet_id, reasons, retained);
+    }
+
+    /// Makes one subscription and finds its retained messages; one whose retained messages would be too many to queue,
+    /// or too much work to find, is not made.
+    fn take_up(
+        &mut self,
+        endpoint: &Arc<dyn Endpoint>,
+        subscription: &Subscription,
+        retained: &mut Vec<Delivery>,
+        room: &mut usize,
+        work: &mut usize,
+    ) -> Result<(), ReasonCode> {
+        let options = subscription.options;
+        let filter = subscription.matching().as_str();
+        // The policy may have changed since the client asked; what was taken away stays away (P4).
+        if !endpoint.may_subscribe(filter) {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        let is_new = self.tree.insert(endpoint, subscription);
+        let wanted = match options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => is_new,
+            RetainHandling::DoNotSend => false,
+        };
+        // A shared subscription gets no retained messages (MQTT 5 §4.8.2).
+        if !wanted || subscription.filter.share.is_some() {
+            return Ok(());
+        }
+        let extra = options.id.map(|id| {
+            Arc::new(Extra {
+                subscription_ids: [id].into_iter().collect(),
+                share: None,
+            })
+        });
+        let grant = Grant {
+            qos: options.qos,
+            retain_as_published: options.retain_as_published,
+            extra,
+        };
+        let before = retained.len();
+        let complete = self
+            .retained
+            .matching(filter, Instant::now(), work, &mut |message| {
+                if endpoint.may_receive(message.topic()) {
+                    let fits = retained.len() - before < *room;
+                    if fits {
+                        retained.push(Delivery::retained(message.clone(), &grant));
+                    }
+                    return fits;
+                }
+                true
+            });
+        if complete {
+            *room -= retained.len() - before;
+            return Ok(());
+        }
+        retained.truncate(before);
+        self.tree.remove(endpoint.id(), &subscription.filter);
+        Err(ReasonCode::QuotaExceeded)
     }
 
     fn unsubscribe(
@@ -442,7 +500,7 @@ impl Dispatcher {
         {
             self.forget_matches();
         }
-        if matched.targets.len() <= CACHED_TARGETS {
+        if matched.targets.len() <= CACHED_TARGETS && topic.len() <= CACHED_TOPIC_BYTES {
             self.cached_targets += matched.targets.len();
             self.cache.insert(topic.into(), matched.clone());
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::message::Message;
-use crate::mqtt::{PacketId, Qos, ReasonCode};
+use crate::mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter};
 
 /// Names a session for as long as the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,8 +27,17 @@ pub trait Endpoint: Send + Sync {
     /// Whether no deny rule keeps this topic from the session (P2).
     fn may_receive(&self, topic: &str) -> bool;
 
-    /// Hands over messages of one topic, in order.
-    fn deliver(&self, messages: &[Message], grant: &Grant);
+    /// Hands over messages of one topic, in order; false if the session can hold nothing: its client is gone.
+    fn deliver(&self, messages: &[Message], grant: &Grant) -> bool;
+
+    /// Whether it may (still) subscribe to this filter: the policy may have changed since it asked.
+    fn may_subscribe(&self, filter: &str) -> bool;
+
+    /// A subscription that the session asked for was not made.
+    fn refused(&self, filter: &SubscriptionFilter);
+
+    /// Bytes of retained messages that the session can queue.
+    fn retained_room(&self) -> usize;
 
     /// Takes out what waits for its client from a shared group that it has left.
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery>;

@@ -8,7 +8,7 @@ use super::{
     endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey},
     message::Message,
 };
-use crate::mqtt::{PacketId, ReasonCode};
+use crate::mqtt::{PacketId, ReasonCode, SubscriptionFilter};
 
 #[derive(Default)]
 pub struct Sink {
@@ -48,12 +48,23 @@ impl Endpoint for Sink {
         self.denied != Some(topic)
     }
 
-    fn deliver(&self, messages: &[Message], grant: &Grant) {
+    fn deliver(&self, messages: &[Message], grant: &Grant) -> bool {
         self.deliveries.lock().extend(
             messages
                 .iter()
                 .map(|message| Delivery::live(message.clone(), grant)),
         );
+        true
+    }
+
+    fn may_subscribe(&self, _: &str) -> bool {
+        true
+    }
+
+    fn refused(&self, _: &SubscriptionFilter) {}
+
+    fn retained_room(&self) -> usize {
+        usize::MAX
     }
 
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery> {

@@ -37,6 +37,13 @@ pub struct Connection {
     pub(super) aliases_in: alias::Inbound,
     pub(super) aliases_out: Option<Box<alias::Outbound>>,
     pub(super) counts: Counts,
+    /// The policy that the session's queue was filled under; a later one is asked for each message.
+    generation: u64,
+    pub(super) policy_changed: bool,
+    /// Something that was taken from the queue was not sent.
+    pub(super) dropped: bool,
+    /// A denied PUBLISH was audited: once for each connection.
+    pub(super) denied: bool,
     will: Option<Will>,
     /// Session expiry interval in seconds, as granted; DISCONNECT may change it.
     expiry: u32,
@@ -132,7 +139,6 @@ impl Connection {
             .topic_alias_maximum
             .min(settings.max_outgoing_topic_aliases);
         Connection {
-            session,
             epoch,
             version: connect.version,
             peer: PeerLimits {
@@ -146,10 +152,15 @@ impl Connection {
             aliases_in: alias::Inbound::default(),
             aliases_out: (aliases > 0).then(|| Box::new(alias::Outbound::new(aliases))),
             counts: Counts::default(),
+            generation: session.permissions_generation(),
+            policy_changed: false,
+            dropped: false,
+            denied: false,
             will: connect.will.clone().map(Will::new),
             expiry: settings.session_expiry(connect.session_expiry),
             settings,
             metrics,
+            session,
         }
     }
 
@@ -202,7 +213,7 @@ impl Connection {
         }
     }
 
-    /// Writes what the session has for the client; true if there is more at once. Registers `waker` otherwise.
+    /// Writes what the session has for the client; true if there is more at once. `waker` is woken when something comes.
     pub fn pull(
         &mut self,
         mail: &mut Mail,
@@ -210,28 +221,49 @@ impl Connection {
         waker: &Waker,
         now: Instant,
     ) -> Result<bool, Ending> {
-        self.send_again(out)?;
-        let room = if self.window.is_rewound() {
-            0
-        } else {
-            self.window_size.saturating_sub(self.window.open())
-        };
+        let more = self.send_again(out, PULL)?;
+        let room = self.room();
+        self.policy_changed = self.session.permissions_generation() != self.generation;
         self.session.collect(mail, room, PULL, waker);
+        // Everything that was taken is dealt with, even when the connection ends in the middle of it: messages for the
+        // next one, completions for the QoS 2 state that outlives this one.
+        let mut outcome = Ok(());
         for (epoch, completion) in mail.completions.drain(..) {
-            self.completed(epoch, completion)?;
+            let completed = self.completed(epoch, completion);
+            outcome = outcome.and(completed).and_then(|()| self.send_acks(out));
         }
-        self.send_acks(out)?;
+        self.dropped = false;
         for entry in mail.entries.drain(..) {
-            self.entry(entry, out, now)?;
+            match outcome {
+                Ok(()) => outcome = self.entry(entry, out, now),
+                Err(_) => self.keep(entry),
+            }
         }
-        match mail.notice.take() {
-            Some(notice) => Err(notice.into()),
-            None => Ok(mail.more),
+        if let Some(notice) = mail.notice.take() {
+            outcome = outcome.and(Err(notice.into()));
         }
+        // What was dropped took up room in the window that others may use.
+        outcome.map(|()| more || mail.more || self.dropped)
+    }
+
+    /// Whether somebody wants this connection to end, for when it is not pulled from.
+    pub fn check_notice(&self) -> Result<(), Ending> {
+        self.session
+            .take_notice()
+            .map_or(Ok(()), |notice| Err(notice.into()))
+    }
+
+    /// Messages at QoS 1 and 2 that may be sent now.
+    fn room(&self) -> usize {
+        if self.window.is_rewound() || self.window.bytes() > self.settings.queue.bytes {
+            return 0;
+        }
+        self.window_size.saturating_sub(self.window.open())
     }
 
     /// Brings the counters up to date.
     pub fn report(&mut self) {
+        self.session.set_window_bytes(self.window.bytes());
         let Counts {
             publishes_received,
             publishes_sent,
@@ -311,6 +343,7 @@ impl Connection {
                 &Reply::PubRel(Ack::new(ack.packet_id, ReasonCode::Success)),
                 out,
             ),
+            Acknowledged::Unknown if refused => Ok(()),
             Acknowledged::Unknown => self.reply(
                 &Reply::PubRel(Ack::new(
                     ack.packet_id,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     registry::Registry,
-    session::{Notice, Session},
+    session::{Lost, Notice, Session},
 };
 use crate::{
     auth::Principal,
@@ -14,8 +14,12 @@ use crate::{
 impl Registry {
     /// The policy was replaced: every session, connected or not, is checked against it at once.
     pub async fn policy_changed(self: &Arc<Self>) {
-        for session in self.all() {
+        for (n, session) in self.all().into_iter().enumerate() {
             self.recheck(&session, None).await;
+            // Tens of thousands of sessions must not keep everybody else waiting.
+            if n % 64 == 63 {
+                tokio::task::yield_now().await;
+            }
         }
         self.forget_permissions().await;
     }
@@ -62,16 +66,18 @@ impl Registry {
         session: &Arc<Session>,
         principal: Option<Principal>,
     ) {
-        let lost = session.apply(&self.policy().load(), principal);
-        if lost.is_empty() {
-            return;
-        }
+        let Lost { filters, shared } = session.apply(&self.policy().load(), principal);
+        let first = filters.first().map(|filter| filter.as_str().into());
         let mut envelope = Envelope::default();
-        let (texts, filters): (Vec<_>, Vec<_>) = lost.into_iter().unzip();
-        envelope.control(Control::Revoke(filters));
+        if !filters.is_empty() {
+            envelope.control(Control::Revoke(filters));
+        }
+        if !shared.is_empty() {
+            envelope.control(Control::Redistribute(shared));
+        }
         self.send(session, envelope).await;
         // No client goes silently deaf.
-        if let Some(first) = texts.into_iter().next() {
+        if let Some(first) = first {
             session.notify(Notice::SubscriptionLost(first));
         }
     }

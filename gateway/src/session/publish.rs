@@ -24,7 +24,7 @@ impl Connection {
     ) -> Result<(), Ending> {
         self.counts.publishes_received += 1;
         let topic = self.topic_of(publish)?;
-        if !self.arrives(publish)? {
+        if self.repeats(publish)? {
             return Ok(());
         }
         if let Some(refusal) = self.refusal(publish, &topic)? {
@@ -32,6 +32,10 @@ impl Connection {
             return Ok(());
         }
         if let Some(id) = publish.packet_id {
+            // From here on the message is on its way, whatever becomes of the connection.
+            if publish.qos == Qos::ExactlyOnce {
+                self.received.accept(id);
+            }
             self.pending.push(publish.qos, id, None);
         }
         envelope.publish(Outgoing {
@@ -53,12 +57,6 @@ impl Connection {
             qos,
             reason,
         } = completion;
-        if reason.is_error() && !self.version.is_v5() {
-            return Err(Ending::fault(
-                reason,
-                "a message was refused at a limit, which v3 cannot say otherwise",
-            ));
-        }
         if qos == Qos::ExactlyOnce {
             self.received.complete(packet_id, reason);
         }
@@ -66,6 +64,12 @@ impl Connection {
         // retransmission on this connection waits for.
         if qos == Qos::ExactlyOnce || epoch == self.epoch {
             self.pending.complete(qos, packet_id, reason);
+        }
+        if reason.is_error() && epoch == self.epoch && !self.version.is_v5() {
+            return Err(Ending::fault(
+                reason,
+                "a message was refused at a limit, which v3 cannot say otherwise",
+            ));
         }
         Ok(())
     }
@@ -96,14 +100,10 @@ impl Connection {
         }
     }
 
-    /// Takes the packet identifier into use; false for a retransmission, which is answered and not dispatched.
-    fn arrives(&mut self, publish: &Publish) -> Result<bool, Ending> {
+    /// Whether it is a retransmission, which is answered and not dispatched.
+    fn repeats(&mut self, publish: &Publish) -> Result<bool, Ending> {
         let Some(id) = publish.packet_id else {
-            return Ok(true);
-        };
-        let arrival = match publish.qos {
-            Qos::ExactlyOnce => self.received.publish(id),
-            _ => Arrival::New,
+            return Ok(false);
         };
         // v3 has no Receive Maximum: its clients are bounded by their packet identifiers.
         let most = if self.version.is_v5() {
@@ -117,22 +117,26 @@ impl Connection {
                 format!("more than {most} messages at QoS 1 and 2 are under way (MQTT-3.3.4-9)"),
             ));
         }
+        let arrival = match publish.qos {
+            Qos::ExactlyOnce => self.received.arrival(id),
+            _ => Arrival::New,
+        };
         match arrival {
-            Arrival::New => return Ok(true),
+            Arrival::New => return Ok(false),
             Arrival::Joins => self.pending.push(Qos::ExactlyOnce, id, None),
             Arrival::Known(reason) => self.pending.push(Qos::ExactlyOnce, id, Some(reason)),
         }
-        Ok(false)
+        Ok(true)
     }
 
     /// Why this message is not taken, if it is not.
-    fn refusal(&self, publish: &Publish, topic: &str) -> Result<Option<ReasonCode>, Ending> {
+    fn refusal(&mut self, publish: &Publish, topic: &str) -> Result<Option<ReasonCode>, Ending> {
         // What the decoder lets through and our limits do not.
         if validate_topic_name(topic, self.settings.max_topic_levels).is_err() {
             return Ok(Some(ReasonCode::TopicNameInvalid));
         }
         if !self.session.may_publish(topic) {
-            tracing::debug!(client = %self.session.client_id(), topic, "PUBLISH denied");
+            self.audit_denial(topic);
             if !self.version.is_v5() && self.settings.denied_publish == DeniedPublish::Disconnect {
                 return Err(Ending::fault(
                     ReasonCode::NotAuthorized,
@@ -141,9 +145,9 @@ impl Connection {
             }
             return Ok(Some(ReasonCode::NotAuthorized));
         }
-        // N4: what must be kept has no room; what is only passed on goes through.
-        if publish.qos != Qos::AtMostOnce && self.over_budget() {
-            if !self.version.is_v5() {
+        // N4: there is no room for more.
+        if self.over_budget() {
+            if publish.qos != Qos::AtMostOnce && !self.version.is_v5() {
                 return Err(Ending::fault(
                     ReasonCode::QuotaExceeded,
                     "the gateway's memory budget is used up",
@@ -163,13 +167,23 @@ impl Connection {
         } else {
             ReasonCode::Success
         };
-        if publish.qos == Qos::ExactlyOnce {
+        if publish.qos == Qos::ExactlyOnce && !answer.is_error() {
+            self.received.accept(id);
             self.received.complete(id, answer);
         }
         self.pending.push(publish.qos, id, Some(answer));
     }
 
+    /// One line for each connection; the metric counts them all.
+    fn audit_denial(&mut self, topic: &str) {
+        if !std::mem::replace(&mut self.denied, true) {
+            let principal = self.session.principal();
+            let client = self.session.client_id();
+            tracing::warn!(target: "postern::audit", %principal, ?client, ?topic, "PUBLISH denied; more of this connection are only counted");
+        }
+    }
+
     fn over_budget(&self) -> bool {
-        self.metrics.bytes_queued.get() as usize > self.settings.memory_budget
+        self.metrics.memory_held() > self.settings.memory_budget
     }
 }

@@ -111,6 +111,7 @@ impl Queue {
             .push_back((number, Aside::SubAck { packet_id, reasons }));
         if !retained.is_empty() {
             let number = self.number();
+            self.bytes += retained.len() * POINTER;
             self.aside
                 .push_back((number, Aside::Retained(retained.into_iter())));
         }
@@ -154,12 +155,18 @@ impl Queue {
         for (_, delivery) in std::mem::take(&mut self.fleeting) {
             self.forget(&delivery);
         }
-        for (_, aside) in std::mem::take(&mut self.aside) {
+        // A retained set keeps its place: what is newer stays behind it (B7).
+        let mut waiting: Vec<_> = std::mem::take(&mut self.assured).into();
+        for (number, aside) in std::mem::take(&mut self.aside) {
             if let Aside::Retained(deliveries) = aside {
-                for delivery in deliveries.filter(|delivery| delivery.qos != Qos::AtMostOnce) {
-                    self.push(delivery, limits, metrics);
-                }
+                let kept = deliveries.filter(|delivery| delivery.qos != Qos::AtMostOnce);
+                waiting.extend(kept.map(|delivery| (number, delivery)));
             }
+        }
+        waiting.sort_by_key(|(number, _)| *number);
+        self.bytes = 0;
+        for (_, delivery) in waiting {
+            self.push(delivery, limits, metrics);
         }
         self.fleeting.shrink_to_fit();
         self.aside.shrink_to_fit();
@@ -179,7 +186,9 @@ impl Queue {
         }
         for (_, aside) in &mut self.aside {
             if let Aside::Retained(deliveries) = aside {
+                let before = deliveries.len();
                 let kept: Vec<_> = std::mem::take(deliveries).filter(&keep).collect();
+                self.bytes -= (before - kept.len()) * POINTER;
                 *deliveries = kept.into_iter();
             }
         }
@@ -214,6 +223,7 @@ impl Queue {
     pub fn clear(&mut self) {
         self.take_out(|_| false);
         self.aside.clear();
+        self.bytes = 0;
     }
 
     /// `None`: nothing may leave. `Some(None)`: a retained set is through, look again.
@@ -231,6 +241,7 @@ impl Queue {
                     return Some(None);
                 };
                 let taken = if next.qos == Qos::AtMostOnce || window {
+                    self.bytes -= POINTER;
                     deliveries.next()
                 } else {
                     None
@@ -269,6 +280,8 @@ impl Queue {
 
 /// Messages in a queue from which on new ones are copied out of their envelopes.
 const WAITING: usize = 32;
+/// Bytes of one retained message on its way: the message itself is the retained set's.
+const POINTER: usize = size_of::<Delivery>();
 /// Entries an empty line may keep room for.
 const SPARE: usize = 128;
 /// The number of an entry that is not there.

@@ -52,6 +52,8 @@ pub struct Session {
     revoked: AtomicBool,
     /// Bytes of its envelopes that have not passed the dispatcher.
     outstanding: AtomicUsize,
+    /// Bytes of messages in flight to its client, as the budget knows them.
+    window_bytes: AtomicUsize,
     mailbox: Mutex<Mailbox>,
     /// By the filter's text, as the client sent it.
     subscriptions: Mutex<HashMap<ByteString, Subscription>>,
@@ -68,6 +70,16 @@ struct Mailbox {
     completions: Vec<(u32, Completion)>,
     waker: Option<Waker>,
     notice: Option<Notice>,
+    /// A subscription that a policy change took away while the client was away.
+    lost: Option<ByteString>,
+}
+
+/// What a policy change took from a session.
+#[derive(Default)]
+pub(super) struct Lost {
+    pub filters: Vec<SubscriptionFilter>,
+    /// Messages of shared groups, for other members.
+    pub shared: Vec<Delivery>,
 }
 
 /// Why the gateway ends a connection from outside of it.
@@ -151,12 +163,14 @@ impl Session {
             persistent: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
             outstanding: AtomicUsize::new(0),
+            window_bytes: AtomicUsize::new(0),
             mailbox: Mutex::new(Mailbox {
                 queue: Queue::default(),
                 limits,
                 completions: Vec::new(),
                 waker: None,
                 notice: None,
+                lost: None,
             }),
             subscriptions: Mutex::default(),
             rest: Mutex::default(),
@@ -175,6 +189,11 @@ impl Session {
 
     pub fn permissions(&self) -> Arc<Permissions> {
         self.permissions.load_full()
+    }
+
+    /// Of the policy that its permissions come from.
+    pub fn permissions_generation(&self) -> u64 {
+        self.permissions.load().generation()
     }
 
     /// Whether it may publish to this topic, by the permissions of this moment.
@@ -204,16 +223,18 @@ impl Session {
         self.open().queue.bytes()
     }
 
-    /// Ends its connection, if there is one. The first notice counts.
+    /// Ends its connection, if there is one or one is on its way. The first notice counts.
     pub fn notify(&self, notice: Notice) {
+        let rest = self.rest.lock();
+        if !rest.attached || rest.ended {
+            return;
+        }
         let waker = {
             let mut mailbox = self.open();
-            if !self.online.load(Relaxed) {
-                return;
-            }
             mailbox.notice.get_or_insert(notice);
             mailbox.waker.clone()
         };
+        drop(rest);
         waker.inspect(Waker::wake_by_ref);
     }
 
@@ -222,10 +243,24 @@ impl Session {
         let mut left = std::pin::pin!(self.left.notified());
         left.as_mut().enable();
         // It may have left in between.
-        if self.rest.lock().attached {
+        let held = {
+            let rest = self.rest.lock();
+            rest.attached && !rest.ended
+        };
+        if held {
             self.notify(Notice::TakenOver);
             left.await;
         }
+    }
+
+    /// The claim of a session begins: notices for the connection before it are nothing to the next.
+    pub(super) fn clear_notice(&self) {
+        self.open().notice = None;
+    }
+
+    /// What its connection is to be told, if it is to end.
+    pub fn take_notice(&self) -> Option<Notice> {
+        self.open().notice.take()
     }
 
     /// Takes entries for which the window has room, up to some bytes, and registers `waker` if nothing more may leave.
@@ -246,11 +281,10 @@ impl Session {
             mail.entries.push(entry);
         }
         mail.more = taken >= bytes && mailbox.queue.is_ready(window > 0);
-        if !mail.more
-            && !mailbox
-                .waker
-                .as_ref()
-                .is_some_and(|known| known.will_wake(waker))
+        if !mailbox
+            .waker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
         {
             mailbox.waker = Some(waker.clone());
         }
@@ -278,7 +312,6 @@ impl Session {
         self.persistent.store(persistent, Relaxed);
         let mut mailbox = self.open();
         mailbox.limits = limits;
-        mailbox.notice = None;
         self.online.store(true, Relaxed);
         self.epoch.fetch_add(1, Relaxed) + 1
     }
@@ -300,10 +333,14 @@ impl Session {
     /// The session is over: gives its subscriptions and what shared groups must decide anew.
     pub(super) fn end(&self) -> (Vec<SubscriptionFilter>, Vec<Delivery>) {
         let mut mailbox = self.open();
+        // What the dispatcher still has for it until the end passes there is not taken in any more.
+        self.online.store(false, Relaxed);
+        self.persistent.store(false, Relaxed);
         let shared = mailbox
             .queue
             .take_out(|delivery| delivery.share().is_none());
         mailbox.queue.clear();
+        self.set_window_bytes(0);
         drop(mailbox);
         let subscriptions = std::mem::take(&mut *self.subscriptions.lock());
         (
@@ -343,33 +380,30 @@ impl Session {
         Ok(())
     }
 
-    pub fn unsubscribe(&self, text: &str) {
-        self.subscriptions.lock().remove(text);
+    /// Forgets a subscription; gives it if there was one.
+    pub fn unsubscribe(&self, text: &str) -> Option<Subscription> {
+        self.subscriptions.lock().remove(text)
     }
 
     pub fn subscription_count(&self) -> usize {
         self.subscriptions.lock().len()
     }
 
-    /// Applies a policy to the session, connected or not: gives the subscriptions it lost (P4). What waits for the
-    /// client and is no longer allowed goes.
-    pub(super) fn apply(
-        &self,
-        policy: &Policy,
-        principal: Option<Principal>,
-    ) -> Vec<(ByteString, SubscriptionFilter)> {
+    /// Applies a policy to the session, connected or not (P4). What waits for the client and is no longer allowed goes;
+    /// what waits for a shared group goes to another member.
+    pub(super) fn apply(&self, policy: &Policy, principal: Option<Principal>) -> Lost {
         if let Some(principal) = principal {
             self.principal.store(Arc::new(principal));
         }
         let permissions = Arc::new(permissions(policy, &self.principal.load(), &self.client_id));
         self.permissions.store(permissions.clone());
-        let mut lost = Vec::new();
-        self.subscriptions.lock().retain(|text, subscription| {
+        let mut lost = Lost::default();
+        self.subscriptions.lock().retain(|_, subscription| {
             let keep = permissions
                 .subscribe(subscription.matching().as_str())
                 .allowed;
             if !keep {
-                lost.push((text.clone(), subscription.filter.clone()));
+                lost.filters.push(subscription.filter.clone());
             }
             keep
         });
@@ -377,9 +411,40 @@ impl Session {
         if !mailbox.queue.is_empty() {
             let may = |delivery: &Delivery| permissions.subscribe(delivery.message.topic()).allowed;
             let gone = mailbox.queue.take_out(may);
-            self.metrics.messages_dropped.add(gone.len() as u64);
+            let (shared, dropped): (Vec<_>, Vec<_>) = gone
+                .into_iter()
+                .partition(|delivery| delivery.share().is_some());
+            self.metrics.messages_dropped.add(dropped.len() as u64);
+            lost.shared = shared;
+        }
+        if !self.is_online() && mailbox.lost.is_none() {
+            // It is told when it comes back: no client goes silently deaf.
+            mailbox.lost = lost.filters.first().map(|filter| filter.as_str().into());
         }
         lost
+    }
+
+    /// A subscription that was lost while nobody was connected, told once.
+    pub(super) fn take_lost(&self) -> Option<ByteString> {
+        self.open().lost.take()
+    }
+
+    /// Bytes of messages in flight to its client.
+    pub fn window_bytes(&self) -> usize {
+        self.window_bytes.load(Relaxed)
+    }
+
+    /// Bytes of messages in flight to the client, for the budget (N4).
+    pub fn set_window_bytes(&self, now: usize) {
+        let was = self.window_bytes.swap(now, Relaxed);
+        self.metrics.bytes_buffered.shift(was, now);
+    }
+
+    /// Drops what waits, where memory is needed more (N4).
+    pub(super) fn drop_queue(&self) {
+        let mut mailbox = self.open();
+        let dropped = mailbox.queue.take_out(|_| false).len();
+        self.metrics.messages_dropped.add(dropped as u64);
     }
 
     /// The principal was revoked: its wills are not sent any more (P3), and its session ends with its connection.
@@ -442,6 +507,14 @@ pub(super) fn permissions(policy: &Policy, principal: &Principal, client_id: &st
     })
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.set_window_bytes(0);
+        let mut mailbox = self.open();
+        mailbox.queue.clear();
+    }
+}
+
 impl Endpoint for Session {
     fn id(&self) -> SessionId {
         self.id
@@ -460,11 +533,11 @@ impl Endpoint for Session {
         !permissions.has_receive_denies() || permissions.receive(topic).allowed
     }
 
-    fn deliver(&self, messages: &[Message], grant: &Grant) {
+    fn deliver(&self, messages: &[Message], grant: &Grant) -> bool {
         let mut mailbox = self.open();
         let online = self.is_online();
         if !online && !self.is_persistent() {
-            return;
+            return false;
         }
         let Mailbox { queue, limits, .. } = &mut *mailbox;
         for message in messages {
@@ -474,6 +547,20 @@ impl Endpoint for Session {
                 queue.push(delivery, *limits, &self.metrics);
             }
         }
+        true
+    }
+
+    fn may_subscribe(&self, filter: &str) -> bool {
+        self.permissions.load().subscribe(filter).allowed
+    }
+
+    fn refused(&self, filter: &SubscriptionFilter) {
+        self.subscriptions.lock().remove(filter.as_str());
+    }
+
+    fn retained_room(&self) -> usize {
+        let mailbox = self.open();
+        mailbox.limits.bytes.saturating_sub(mailbox.queue.bytes())
     }
 
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery> {
