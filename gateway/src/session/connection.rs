@@ -6,6 +6,7 @@
 use std::{borrow::Cow, sync::Arc, task::Waker, time::Instant};
 
 use bytes::BytesMut;
+use bytestring::ByteString;
 
 use super::{
     alias,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    mqtt::{self, Ack, Connect, Packet, PeerLimits, Qos, ReasonCode, Reply, Version},
+    mqtt::{self, Ack, Connect, Packet, PacketId, PeerLimits, Qos, ReasonCode, Reply, Version},
     routing::envelope::Envelope,
 };
 
@@ -247,10 +248,10 @@ impl Connection {
     /// Writes the acknowledgements that may leave.
     pub fn send_acks(&mut self, out: &mut BytesMut) -> Result<(), Ending> {
         while let Some((id, reason)) = self.pending.pop(Qos::AtLeastOnce) {
-            self.reply(&Reply::PubAck(Ack::new(id, reason)), out)?;
+            self.reply(&Reply::PubAck(answer(id, reason)), out)?;
         }
         while let Some((id, reason)) = self.pending.pop(Qos::ExactlyOnce) {
-            self.reply(&Reply::PubRec(Ack::new(id, reason)), out)?;
+            self.reply(&Reply::PubRec(answer(id, reason)), out)?;
         }
         Ok(())
     }
@@ -327,7 +328,7 @@ impl Connection {
         } else {
             ReasonCode::PacketIdentifierNotFound
         };
-        self.reply(&Reply::PubComp(Ack::new(ack.packet_id, reason)), out)
+        self.reply(&Reply::PubComp(answer(ack.packet_id, reason)), out)
     }
 
     fn disconnect(&mut self, disconnect: &mqtt::Disconnect) -> Ending {
@@ -345,6 +346,30 @@ impl Connection {
             keeps_will: disconnect.reason != ReasonCode::Success,
         }
     }
+}
+
+/// An acknowledgement that says in words why a message was refused.
+fn answer(id: PacketId, reason: ReasonCode) -> Ack {
+    Ack {
+        reason_string: refusal(reason),
+        ..Ack::new(id, reason)
+    }
+}
+
+/// Words for a refusal, where the code is one (MQTT 5 §4.13.2).
+pub(super) fn refusal(reason: ReasonCode) -> Option<ByteString> {
+    let words = match reason {
+        reason if !reason.is_error() => return None,
+        ReasonCode::NotAuthorized => "no rule allows it, or one denies it",
+        ReasonCode::QuotaExceeded => "a limit of the gateway is reached",
+        ReasonCode::TopicNameInvalid => "the topic name is invalid or has too many levels",
+        ReasonCode::TopicFilterInvalid => "the topic filter is invalid or has too many levels",
+        ReasonCode::PacketIdentifierNotFound => {
+            "no message is under way with this packet identifier"
+        }
+        other => other.name(),
+    };
+    Some(ByteString::from_static(words))
 }
 
 /// Bytes of messages, their overhead counted, that one call of [`Connection::pull`] takes.

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::{
     alias,
-    connection::{Connection, Ending},
+    connection::{Connection, Ending, refusal},
     outgoing::Again,
     queue::Entry,
 };
@@ -33,8 +33,8 @@ impl Connection {
             Entry::SubAck { packet_id, reasons } => self.reply(
                 &Reply::SubAck {
                     packet_id,
+                    reason_string: reasons.iter().find_map(|reason| refusal(*reason)),
                     reasons,
-                    reason_string: None,
                     user_properties: Vec::new(),
                 },
                 out,
@@ -42,8 +42,8 @@ impl Connection {
             Entry::UnsubAck { packet_id, reasons } => self.reply(
                 &Reply::UnsubAck {
                     packet_id,
+                    reason_string: reasons.iter().find_map(|reason| refusal(*reason)),
                     reasons,
-                    reason_string: None,
                     user_properties: Vec::new(),
                 },
                 out,

@@ -26,7 +26,7 @@ use super::{
     will::Will,
 };
 use crate::{
-    acl::{Permissions, Policy, Subject},
+    acl::{Permissions, Policy, PolicyHandle, Subject},
     auth::Principal,
     metrics::Metrics,
     mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter},
@@ -260,13 +260,21 @@ impl Session {
     pub(super) fn connect(
         &self,
         principal: Principal,
-        policy: &Policy,
+        policy: &PolicyHandle,
         limits: QueueLimits,
         persistent: bool,
     ) -> u32 {
-        self.permissions
-            .store(Arc::new(permissions(policy, &principal, &self.client_id)));
         self.principal.store(Arc::new(principal));
+        // Once more if the policy changed meanwhile: the change may have passed this session before the login's
+        // permissions were stored.
+        loop {
+            let fresh = permissions(&policy.load(), &self.principal.load(), &self.client_id);
+            let generation = fresh.generation();
+            self.permissions.store(Arc::new(fresh));
+            if generation == policy.generation() {
+                break;
+            }
+        }
         self.persistent.store(persistent, Relaxed);
         let mut mailbox = self.open();
         mailbox.limits = limits;
@@ -311,15 +319,28 @@ impl Session {
         self.rest.lock()
     }
 
-    /// Remembers a subscription unless the session has `most` of them; replacing one always works.
-    pub fn subscribe(&self, text: &ByteString, subscription: Subscription, most: usize) -> bool {
+    /// Remembers a subscription if it is allowed (P2: one rule must allow all of it) and the session has fewer than
+    /// `most`; replacing one always has room.
+    pub fn subscribe(
+        &self,
+        text: &ByteString,
+        subscription: &Subscription,
+        most: usize,
+    ) -> Result<(), ReasonCode> {
         let mut subscriptions = self.subscriptions.lock();
-        if subscriptions.len() >= most && !subscriptions.contains_key(text) {
-            return false;
+        // Under the lock: a policy change stores its permissions first and then looks at what is here.
+        let permissions = self.permissions.load();
+        if !permissions
+            .subscribe(subscription.matching().as_str())
+            .allowed
+        {
+            return Err(ReasonCode::NotAuthorized);
         }
-        // A copy: the text is a slice of a read buffer.
-        subscriptions.insert(ByteString::from(text.as_ref() as &str), subscription);
-        true
+        if subscriptions.len() >= most && !subscriptions.contains_key(text) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        subscriptions.insert(text.clone(), subscription.clone());
+        Ok(())
     }
 
     pub fn unsubscribe(&self, text: &str) {
