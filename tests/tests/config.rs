@@ -5,7 +5,7 @@ use std::path::Path;
 
 use postern_tests::gateway::gateway_tool;
 use postern_tests::peer::Finished;
-use postern_tests::{Connect, Gateway, Property, Publish, Setup};
+use postern_tests::{Gateway, Property, Publish, Setup};
 use tempfile::TempDir;
 
 async fn postern(arguments: &[&str], config: &Path) -> Finished {
