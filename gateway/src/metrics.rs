@@ -2,7 +2,10 @@
 //!
 //! Everything counts here; `$SYS` topics and later the metrics page read it. No room decides by these numbers.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    cmp::Ordering,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -29,6 +32,15 @@ impl Gauge {
 
     pub fn sub(&self, less: u64) {
         self.0.fetch_sub(less, Relaxed);
+    }
+
+    /// Replaces a part of the sum that was `was` by `now`.
+    pub fn shift(&self, was: usize, now: usize) {
+        match now.cmp(&was) {
+            Ordering::Greater => self.add((now - was) as u64),
+            Ordering::Less => self.sub((was - now) as u64),
+            Ordering::Equal => {}
+        }
     }
 
     pub fn set(&self, value: u64) {

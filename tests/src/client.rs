@@ -27,6 +27,8 @@ pub struct Client {
     pub version: Version,
     /// What the gateway answered to CONNECT.
     pub connack: ConnAck,
+    /// Bytes that are not a whole packet yet, or not asked for.
+    received: Vec<u8>,
     /// Received while something else was awaited.
     pending: VecDeque<Packet>,
     next_id: u16,
@@ -74,6 +76,7 @@ impl Client {
             stream: Box::new(stream),
             version,
             connack,
+            received: Vec::new(),
             pending: VecDeque::new(),
             next_id: 0,
         }
@@ -109,22 +112,22 @@ impl Client {
         within("a packet", self.read_frame()).await
     }
 
+    /// Cancel-safe: what was read of a packet stays for the next call.
     async fn read_frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let first = self.stream.read_u8().await.ok()?;
-        let mut length = 0;
-        for shift in [0, 7, 14, 21] {
-            let byte = self.stream.read_u8().await.ok()?;
-            length |= usize::from(byte & 0x7F) << shift;
-            if byte & 0x80 == 0 {
-                break;
+        loop {
+            if let Some((head, length)) = split(&self.received) {
+                let mut packet: Vec<u8> = self.received.drain(..head + length).collect();
+                let body = packet.split_off(head);
+                return Some((packet[0], body));
+            }
+            let count = self.stream.read_buf(&mut self.received).await.ok()?;
+            if count == 0 {
+                return None;
             }
         }
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).await.ok()?;
-        Some((first, body))
     }
 
-    /// The next packet, or nothing if the gateway closed the connection.
+    /// The next packet, or nothing if the gateway closed the connection. Cancel-safe.
     pub async fn next(&mut self) -> Option<Packet> {
         if let Some(packet) = self.pending.pop_front() {
             return Some(packet);
@@ -149,7 +152,7 @@ impl Client {
             .expect("the gateway closed the connection instead of sending a packet")
     }
 
-    /// The next PUBLISH, not answered.
+    /// The next PUBLISH, not answered. Cancel-safe.
     pub async fn message(&mut self) -> Publish {
         match self.packet().await {
             Packet::Publish(publish) => publish,
@@ -365,4 +368,17 @@ impl Client {
     pub fn vanish(self) {
         drop(self);
     }
+}
+
+/// The lengths of the fixed header and of the rest, if `bytes` begin with a whole packet.
+fn split(bytes: &[u8]) -> Option<(usize, usize)> {
+    let mut length = 0;
+    for (n, byte) in bytes.iter().skip(1).take(4).enumerate() {
+        length |= usize::from(byte & 0x7F) << (7 * n);
+        if byte & 0x80 == 0 {
+            let head = n + 2;
+            return (bytes.len() >= head + length).then_some((head, length));
+        }
+    }
+    None
 }

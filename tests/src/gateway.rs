@@ -32,6 +32,23 @@ pub struct Account {
     pub password: String,
 }
 
+impl Account {
+    /// The account that the first start made, from the file it was written to.
+    fn first(file: &Path) -> Self {
+        let text = std::fs::read_to_string(file).expect("first-account was written");
+        let field = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            value
+                .unwrap_or_else(|| panic!("no {name:?} in {}", file.display()))
+                .to_owned()
+        };
+        Self {
+            name: field("user: "),
+            password: field("password: "),
+        }
+    }
+}
+
 /// A gateway that is about to be started.
 #[derive(Default)]
 pub struct Setup {
@@ -76,16 +93,7 @@ impl Setup {
         let process = Process::start(tool);
         wait_until_ready(&process).await;
         let addresses = Addresses::read(&data.join("addresses.json"));
-        let password =
-            std::fs::read_to_string(data.join("first-account")).expect("first-account was written");
-        let (name, password) = password
-            .trim_end()
-            .split_once(':')
-            .expect("first-account holds NAME:PASSWORD");
-        let admin = Account {
-            name: name.into(),
-            password: password.into(),
-        };
+        let admin = Account::first(&data.join("first-account"));
         Gateway {
             dir: Some(dir),
             config,

@@ -2,8 +2,12 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use super::{AdminError, Answer, Command, LiveSessions, NewPassword, RuleLine, Secret, UserLine};
 use crate::acl::{Policy, PolicyHandle, Rule, Subject, Who, explain};
@@ -21,7 +25,12 @@ pub struct Administration {
     authenticator: Arc<Authenticator>,
     in_force: Mutex<InForce>,
     live: OnceLock<Arc<dyn LiveSessions>>,
+    /// One change at a time, in the order they came: live sessions hear of them in the order they were stored.
+    turns: Semaphore,
 }
+
+/// How long an answer waits for the live sessions to hear of a change. They hear of it all the same.
+const TELL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The snapshot that was last put into force.
 struct InForce {
@@ -62,6 +71,7 @@ impl Administration {
             authenticator,
             in_force,
             live: OnceLock::new(),
+            turns: Semaphore::new(1),
         }))
     }
 
@@ -180,6 +190,7 @@ impl Administration {
             return Err(StoreError::NameTaken(name.to_owned()).into());
         }
         let (credential, generated) = self.credential(name, password).await?;
+        let _turn = self.turn().await?;
         self.accounts.add_user(name, &credential, &roles).await?;
         self.refresh().await?;
         Ok(done(format!("user {name} added"), generated, warnings))
@@ -190,9 +201,11 @@ impl Administration {
             .find(name)
             .ok_or_else(|| StoreError::NoSuchUser(name.to_owned()))?;
         let (credential, generated) = self.credential(name, password).await?;
+        let _turn = self.turn().await?;
         self.accounts.set_credential(name, &credential).await?;
         self.refresh().await?;
-        self.tell(|live| live.password_changed(LOCAL_REALM, name));
+        self.tell(|live| live.password_changed(LOCAL_REALM, name))
+            .await;
         Ok(done(
             format!("password of {name} changed"),
             generated,
@@ -203,9 +216,11 @@ impl Administration {
     async fn set_roles(&self, name: &str, roles: &[String]) -> Result<Answer, AdminError> {
         let mut warnings = Vec::new();
         let roles = self.checked_roles(roles, &mut warnings)?;
+        let _turn = self.turn().await?;
         self.accounts.set_roles(name, &roles).await?;
         self.refresh().await?;
-        self.tell(|live| live.roles_changed(LOCAL_REALM, name));
+        self.tell(|live| live.roles_changed(LOCAL_REALM, name))
+            .await;
         let message = match roles.is_empty() {
             true => format!("{name} has no role now"),
             false => format!("{name} has the roles {} now", roles.join(", ")),
@@ -214,9 +229,11 @@ impl Administration {
     }
 
     async fn disable_user(&self, name: &str) -> Result<Answer, AdminError> {
+        let _turn = self.turn().await?;
         self.accounts.set_disabled(name, true).await?;
         self.refresh().await?;
-        self.tell(|live| live.principal_disabled(LOCAL_REALM, name));
+        self.tell(|live| live.principal_disabled(LOCAL_REALM, name))
+            .await;
         Ok(done(
             format!("user {name} disabled; its sessions are closed"),
             None,
@@ -225,15 +242,18 @@ impl Administration {
     }
 
     async fn enable_user(&self, name: &str) -> Result<Answer, AdminError> {
+        let _turn = self.turn().await?;
         self.accounts.set_disabled(name, false).await?;
         self.refresh().await?;
         Ok(done(format!("user {name} enabled"), None, Vec::new()))
     }
 
     async fn remove_user(&self, name: &str) -> Result<Answer, AdminError> {
+        let _turn = self.turn().await?;
         let rules = self.accounts.remove_user(name).await?;
         self.refresh().await?;
-        self.tell(|live| live.principal_disabled(LOCAL_REALM, name));
+        self.tell(|live| live.principal_disabled(LOCAL_REALM, name))
+            .await;
         let message = match rules {
             0 => format!("user {name} removed"),
             _ => format!("user {name} removed, and {rules} rules that were for it"),
@@ -253,12 +273,14 @@ impl Administration {
             }
             Who::User { .. } | Who::Everyone => {}
         }
+        let _turn = self.turn().await?;
         let id = self.accounts.add_rule(&stored(&rule)).await?;
         self.refresh().await?;
         Ok(done(format!("rule {id} added: {rule}"), None, warnings))
     }
 
     async fn remove_rule(&self, id: i64) -> Result<Answer, AdminError> {
+        let _turn = self.turn().await?;
         let removed = self.accounts.remove_rule(id).await?;
         self.refresh().await?;
         let message = match Rule::try_from(&removed) {
@@ -329,21 +351,29 @@ impl Administration {
         }
     }
 
-    /// Puts what the database holds now into force. Two of these may run at once: the newer snapshot wins, whichever
-    /// comes last.
+    /// Puts what the database holds now into force, and tells the live sessions if the rules are other ones.
     async fn refresh(&self) -> Result<(), AdminError> {
-        let Snapshot {
-            revision,
-            users,
-            rules,
-        } = self
+        let snapshot = self
             .accounts
             .snapshot()
             .await
             .map_err(AdminError::NotLive)?;
+        if self.install(snapshot)? {
+            self.tell(|live| live.policy_changed()).await;
+        }
+        Ok(())
+    }
+
+    /// Puts a snapshot into force unless a newer one is; whether that changed the policy.
+    fn install(&self, snapshot: Snapshot) -> Result<bool, AdminError> {
+        let Snapshot {
+            revision,
+            users,
+            rules,
+        } = snapshot;
         let mut in_force = self.in_force.lock();
         if revision <= in_force.revision {
-            return Ok(());
+            return Ok(false);
         }
         let new_policy = match rules == in_force.rules {
             true => None,
@@ -351,19 +381,29 @@ impl Administration {
         };
         self.users.replace(users);
         *in_force = InForce { revision, rules };
-        let Some(policy) = new_policy else {
-            return Ok(());
-        };
-        self.policy.replace(policy);
-        drop(in_force);
-        self.tell(|live| live.policy_changed());
-        Ok(())
+        let changed = new_policy.is_some();
+        if let Some(policy) = new_policy {
+            self.policy.replace(policy);
+        }
+        Ok(changed)
     }
 
-    fn tell(&self, what: impl FnOnce(&dyn LiveSessions)) {
-        if let Some(live) = self.live.get() {
-            what(live.as_ref());
+    /// Tells the live sessions, and waits until all of them know; not for ever, so that one that hangs does not keep
+    /// the operator from the next change.
+    async fn tell(&self, what: impl FnOnce(&dyn LiveSessions) -> BoxFuture<'static, ()>) {
+        let Some(live) = self.live.get() else { return };
+        if timeout(TELL_PATIENCE, tokio::spawn(what(live.as_ref())))
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "a change is in force, but some live sessions have not heard of it after {TELL_PATIENCE:?}"
+            );
         }
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, AdminError> {
+        self.turns.acquire().await.map_err(|_| AdminError::Died)
     }
 
     /// What to store for a new password, and the password itself if it was generated here.

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
@@ -9,6 +10,9 @@ use crate::admin::{
 };
 use crate::auth::{AuthError, Credentials, Refusal, Settings};
 use crate::store::{Accounts, NewRule, StoreError};
+
+/// What the administration talks to.
+struct Ear(Arc<Told>);
 
 struct World {
     admin: Arc<Administration>,
@@ -24,38 +28,45 @@ struct Told {
 }
 
 impl Told {
-    fn note(&self, what: String) {
-        let rules = self
-            .admin
-            .lock()
-            .as_ref()
-            .unwrap()
-            .policy()
-            .load()
-            .rules()
-            .count();
-        self.calls.lock().push(format!("{what}, {rules} rules"));
+    /// Noted only when the sessions have heard of it, some turns of the scheduler later.
+    fn note(self: &Arc<Self>, what: String) -> BoxFuture<'static, ()> {
+        let this = self.clone();
+        Box::pin(async move {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            let rules = this
+                .admin
+                .lock()
+                .as_ref()
+                .unwrap()
+                .policy()
+                .load()
+                .rules()
+                .count();
+            this.calls.lock().push(format!("{what}, {rules} rules"));
+        })
     }
 }
 
-impl LiveSessions for Told {
-    fn policy_changed(&self) {
-        self.note("policy".to_owned());
+impl LiveSessions for Ear {
+    fn policy_changed(&self) -> BoxFuture<'static, ()> {
+        self.0.note("policy".to_owned())
     }
-    fn principal_disabled(&self, realm: &str, name: &str) {
-        let admin = self.admin.lock().clone().unwrap();
+    fn principal_disabled(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
+        let admin = self.0.admin.lock().clone().unwrap();
         let gone = admin.users().find(name).is_none_or(|user| user.disabled);
-        self.note(format!("disabled {realm}:{name} {gone}"));
+        self.0.note(format!("disabled {realm}:{name} {gone}"))
     }
-    fn roles_changed(&self, realm: &str, name: &str) {
-        let admin = self.admin.lock().clone().unwrap();
-        self.note(format!(
+    fn roles_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
+        let admin = self.0.admin.lock().clone().unwrap();
+        self.0.note(format!(
             "roles {realm}:{name} {:?}",
             admin.users().find(name).unwrap().roles
-        ));
+        ))
     }
-    fn password_changed(&self, realm: &str, name: &str) {
-        self.note(format!("password {realm}:{name}"));
+    fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
+        self.0.note(format!("password {realm}:{name}"))
     }
 }
 
@@ -67,7 +78,7 @@ impl World {
             .unwrap();
         let told = Arc::new(Told::default());
         *told.admin.lock() = Some(admin.clone());
-        admin.attach(told.clone());
+        admin.attach(Arc::new(Ear(told.clone())));
         World { admin, told, dir }
     }
 

@@ -1,14 +1,16 @@
 //! What administration tells the sessions that are running.
 
-/// Implemented by whoever holds the live sessions. Each call comes after the new users and the new policy are in
-/// force, so that asking again gives the new answer; calls must not block.
+use futures_util::future::BoxFuture;
+
+/// Whoever holds the live sessions. Each call comes after the new users and the new policy are in force, so that
+/// asking again gives the new answer; its future ends when the change has reached every session.
 pub trait LiveSessions: Send + Sync {
     /// The rules changed: permissions of an older generation are stale (P4).
-    fn policy_changed(&self);
+    fn policy_changed(&self) -> BoxFuture<'static, ()>;
     /// The principal is disabled or removed: its sessions end now, and its wills are dropped (P3).
-    fn principal_disabled(&self, realm: &str, name: &str);
+    fn principal_disabled(&self, realm: &str, name: &str) -> BoxFuture<'static, ()>;
     /// The principal has other roles now (P3).
-    fn roles_changed(&self, realm: &str, name: &str);
+    fn roles_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()>;
     /// The principal proves itself by another password or secret now; who is connected used the old one.
-    fn password_changed(&self, realm: &str, name: &str);
+    fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()>;
 }

@@ -1,11 +1,13 @@
-//! How administration reaches the sessions that are running: the registry, told without blocking.
+//! How administration reaches the sessions that are running: the registry, told what changed.
 
 use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
 
 use super::LiveSessions;
 use crate::{auth::Users, session::registry::Registry};
 
-/// Passes changes on to the session registry. Each is a task of its own: the control socket waits for none.
+/// Passes changes on to the session registry.
 pub struct Sessions {
     registry: Arc<Registry>,
     users: Arc<Users>,
@@ -18,26 +20,31 @@ impl Sessions {
 }
 
 impl LiveSessions for Sessions {
-    fn policy_changed(&self) {
+    fn policy_changed(&self) -> BoxFuture<'static, ()> {
         let registry = self.registry.clone();
-        tokio::spawn(async move { registry.policy_changed().await });
+        Box::pin(async move { registry.policy_changed().await })
     }
 
-    fn principal_disabled(&self, realm: &str, name: &str) {
+    fn principal_disabled(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
         let (registry, realm, name) = (self.registry.clone(), realm.to_owned(), name.to_owned());
-        tokio::spawn(async move { registry.principal_disabled(&realm, &name).await });
+        Box::pin(async move { registry.principal_disabled(&realm, &name).await })
     }
 
-    fn roles_changed(&self, realm: &str, name: &str) {
-        let Some(user) = self.users.find(name) else {
-            return;
-        };
+    fn roles_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
         let (registry, realm, name) = (self.registry.clone(), realm.to_owned(), name.to_owned());
-        let roles = user.roles.iter().cloned().collect();
-        tokio::spawn(async move { registry.roles_changed(&realm, &name, roles).await });
+        let users = self.users.clone();
+        Box::pin(async move {
+            // Read at the last moment: a later change must not be undone by an earlier one that was slow.
+            if let Some(user) = users.find(&name) {
+                registry
+                    .roles_changed(&realm, &name, user.roles.clone())
+                    .await;
+            }
+        })
     }
 
-    fn password_changed(&self, realm: &str, name: &str) {
+    fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
         self.registry.credentials_changed(realm, name);
+        Box::pin(std::future::ready(()))
     }
 }

@@ -8,7 +8,10 @@ pub(super) fn run(settings: &SettingsArgs, out: &mut impl Write) -> Result<(), C
     settings.load()?;
     match settings.file() {
         Some(file) => writeln!(out, "{} is valid", file.display())?,
-        None => writeln!(out, "there is no configuration file; the defaults and the environment are valid")?,
+        None => writeln!(
+            out,
+            "there is no configuration file; the defaults and the environment are valid"
+        )?,
     }
     Ok(())
 }

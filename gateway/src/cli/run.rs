@@ -47,7 +47,9 @@ fn reload(gateway: &Gateway, settings: &SettingsArgs) {
     let config = match settings.load() {
         Ok(config) => config,
         Err(error) => {
-            tracing::error!("the configuration was not reloaded, the old one stays in force: {error}");
+            tracing::error!(
+                "the configuration was not reloaded, the old one stays in force: {error}"
+            );
             return;
         }
     };
@@ -55,10 +57,14 @@ fn reload(gateway: &Gateway, settings: &SettingsArgs) {
         Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration was reloaded"),
         Ok(waiting) => {
             let waiting = waiting.join(", ");
-            tracing::warn!("the configuration was reloaded; these keys wait for a restart: {waiting}");
+            tracing::warn!(
+                "the configuration was reloaded; these keys wait for a restart: {waiting}"
+            );
         }
         Err(error) => {
-            tracing::error!("the configuration was not reloaded, the old one stays in force: {error}");
+            tracing::error!(
+                "the configuration was not reloaded, the old one stays in force: {error}"
+            );
         }
     }
 }
@@ -101,7 +107,11 @@ fn banner(gateway: &Gateway, first: Option<&FirstAccount>) -> String {
         let _ = writeln!(text, "  {name:<8} {}", addresses.join(", "));
     }
     let _ = writeln!(text, "  data     {}", gateway.data_dir().display());
-    let _ = writeln!(text, "  SHA-256 of the certificate: {}", gateway.fingerprint());
+    let _ = writeln!(
+        text,
+        "  SHA-256 of the certificate: {}",
+        gateway.fingerprint()
+    );
     if let Some(lines) = example(gateway, first) {
         text.push_str(&lines);
     }
@@ -116,19 +126,30 @@ fn example(gateway: &Gateway, first: Option<&FirstAccount>) -> Option<String> {
     let mut text = String::new();
     let (user, password) = match first {
         Some(first) if io::stdout().is_terminal() => {
-            let _ = writeln!(text, "\nFirst account, shown once: {}  {}", first.name, first.password.0);
+            let _ = writeln!(
+                text,
+                "\nFirst account, shown once: {}  {}",
+                first.name, first.password.0
+            );
             (first.name, format!("'{}'", first.password.0))
         }
         Some(first) => {
             let file = shell(&first.file.display().to_string());
-            let _ = writeln!(text, "\nThe password of the first account, {}, is in {file}", first.name);
-            (first.name, format!("\"$(sed -n 's/^password: //p' {file})\""))
+            let _ = writeln!(
+                text,
+                "\nThe password of the first account, {}, is in {file}",
+                first.name
+            );
+            (
+                first.name,
+                format!("\"$(sed -n 's/^password: //p' {file})\""),
+            )
         }
         None => ("USER", "'PASSWORD'".to_owned()),
     };
-    let trust = gateway
-        .ca_certificate()
-        .map_or(String::new(), |ca| format!(" --cafile {}", shell(&ca.display().to_string())));
+    let trust = gateway.ca_certificate().map_or(String::new(), |ca| {
+        format!(" --cafile {}", shell(&ca.display().to_string()))
+    });
     let common = format!("-h localhost -p {port}{trust} -u {user} -P {password}");
     let _ = write!(
         text,
@@ -153,7 +174,10 @@ mod tests {
 
     #[test]
     fn words_survive_a_shell() {
-        assert_eq!(shell("/var/lib/postern/tls/ca.pem"), "/var/lib/postern/tls/ca.pem");
+        assert_eq!(
+            shell("/var/lib/postern/tls/ca.pem"),
+            "/var/lib/postern/tls/ca.pem"
+        );
         assert_eq!(shell("a b"), "'a b'");
         assert_eq!(shell("it's"), r"'it'\''s'");
     }

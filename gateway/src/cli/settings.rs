@@ -31,11 +31,16 @@ impl SettingsArgs {
 
     /// The file that is read, if there is one.
     pub fn file(&self) -> Option<PathBuf> {
-        self.config.clone().or_else(|| Path::new(USUAL).exists().then(|| USUAL.into()))
+        self.config
+            .clone()
+            .or_else(|| Path::new(USUAL).exists().then(|| USUAL.into()))
     }
 
     pub fn locate(&self) -> Result<DataDir, CliError> {
         let config = self.load()?;
-        Ok(DataDir::locate(config.data_dir.as_deref(), config.runtime_dir.as_deref())?)
+        Ok(DataDir::locate(
+            config.data_dir.as_deref(),
+            config.runtime_dir.as_deref(),
+        )?)
     }
 }

@@ -163,6 +163,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
             cx.waker().wake_by_ref();
         }
         self.count();
+        self.connection.report();
         outcome
     }
 
@@ -194,7 +195,9 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
                 Poll::Pending => break,
             }
         }
-        self.context.metrics.bytes_sent.add(written as u64);
+        if written > 0 {
+            self.context.metrics.bytes_sent.add(written as u64);
+        }
         // TLS and WebSocket have buffers of their own.
         match self.stream.as_mut().poll_flush(cx) {
             Poll::Ready(Err(_)) => Err(Ending::lost()),
@@ -227,7 +230,9 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
             self.input.extend_from_slice(&buffer[..read]);
             (read, open)
         });
-        context.metrics.bytes_received.add(read as u64);
+        if read > 0 {
+            context.metrics.bytes_received.add(read as u64);
+        }
         if read == 0 && !std::mem::take(&mut self.pipelined) {
             return if open {
                 Ok(Input::Idle)
@@ -235,7 +240,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
                 Err(Ending::lost())
             };
         }
-        let mut envelope = Envelope::default();
+        let mut envelope = Envelope::with_room(self.input.len());
         let outcome = self.packets(&mut envelope, out);
         // What came before a fault counts.
         match (granted, reserved) {
@@ -288,7 +293,9 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
                 }
             }
         };
-        self.context.metrics.packets_received.add(count);
+        if count > 0 {
+            self.context.metrics.packets_received.add(count);
+        }
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }

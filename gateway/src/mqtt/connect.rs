@@ -43,11 +43,11 @@ pub(super) fn version(body: &[u8]) -> Result<Version, DecodeError> {
 /// Decodes a whole CONNECT, fixed header included. `header` is the length of the fixed header.
 pub(super) fn decode(
     version: Version,
-    packet: Bytes,
+    packet: &[u8],
     header: usize,
 ) -> Result<Box<Connect>, DecodeError> {
     let facts = check(version, &packet[header..])?;
-    let mut copy = library::copy(&packet);
+    let mut copy = library::copy(packet);
     facts.make_palatable(&mut copy[header..]);
     if version.is_v5() {
         from_v5(library::decode_v5(PACKET, copy)?, &facts)

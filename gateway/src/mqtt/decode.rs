@@ -1,7 +1,7 @@
 //! From a stream of bytes to packets: finds the borders of packets, refuses what is too large or cannot be right as
 //! early as it shows, and hands each whole packet to the code for its type.
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 
 use super::reader::Reader;
 use super::{
@@ -61,14 +61,24 @@ impl Decoder {
         if src.len() < length {
             return Ok(None);
         }
-        let packet = src.split_to(length).freeze();
-        match self.version.filter(|_| self.connected) {
-            None => self.decode_connect(&header, packet).map(Some),
-            Some(version) => decode_body(version, &header, packet).map(Some),
+        let Some(version) = self.version.filter(|_| self.connected) else {
+            let connect = self.decode_connect(&header, &src[..length])?;
+            src.advance(length);
+            return Ok(Some(connect));
+        };
+        header.check_minimal(version)?;
+        if header.packet_type() == PUBLISH {
+            src.advance(header.length);
+            let body = src.split_to(length - header.length).freeze();
+            let publish = publish::decode(version, header.first, body)?;
+            return Ok(Some(Packet::Publish(publish)));
         }
+        let packet = decode_other(version, &header, &src[..length])?;
+        src.advance(length);
+        Ok(Some(packet))
     }
 
-    fn decode_connect(&mut self, header: &Header, packet: Bytes) -> Result<Packet, DecodeError> {
+    fn decode_connect(&mut self, header: &Header, packet: &[u8]) -> Result<Packet, DecodeError> {
         let version = connect::version(&packet[header.length..])?;
         self.version = Some(version);
         header.check_minimal(version)?;
@@ -78,20 +88,11 @@ impl Decoder {
     }
 }
 
-fn decode_body(
-    version: Version,
-    header: &Header,
-    mut packet: Bytes,
-) -> Result<Packet, DecodeError> {
-    header.check_minimal(version)?;
+/// Packets after the first, except PUBLISH. They are decoded from a view: none of them keeps the read buffer.
+fn decode_other(version: Version, header: &Header, packet: &[u8]) -> Result<Packet, DecodeError> {
     let name = header.name();
     let body = &packet[header.length..];
     match header.packet_type() {
-        PUBLISH => {
-            packet.advance(header.length);
-            return publish::decode(version, header.first, packet)
-                .map(|publish| Packet::Publish(Box::new(publish)));
-        }
         PUBACK | PUBREC | PUBREL | PUBCOMP if body.len() == 2 => {
             let ack = Ack::new(Reader::new(name, body).packet_id()?, ReasonCode::Success);
             return Ok(match header.packet_type() {
@@ -114,7 +115,7 @@ fn decode_body(
         // Header::read lets no other type through.
         _ => check::auth(body)?,
     }
-    library::decode(version, name, &packet)
+    library::decode(version, name, packet)
 }
 
 const CONNECT: u8 = 1;

@@ -15,9 +15,7 @@ pub struct PublishFrame<'a> {
     pub version: Version,
     /// Ignored at QoS 0 (MQTT-3.3.1-2).
     pub dup: bool,
-    #[allow(missing_docs)]
     pub qos: Qos,
-    #[allow(missing_docs)]
     pub retain: bool,
     /// Empty if `topic_alias` stands for it.
     pub topic: &'a str,
@@ -31,7 +29,6 @@ pub struct PublishFrame<'a> {
     pub subscription_ids: &'a [u32],
     /// At most the client's topic alias maximum.
     pub topic_alias: Option<NonZeroU16>,
-    #[allow(missing_docs)]
     pub payload: &'a [u8],
 }
 

@@ -1,7 +1,7 @@
 //! The codec library, as the only file that calls it: rmqtt-codec builds the values of every packet but PUBLISH, from
 //! bytes that have passed our own checks.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use rmqtt_codec::types::QoS;
 use rmqtt_codec::{v3, v5};
 use tokio_util::codec::Decoder as _;
@@ -13,7 +13,7 @@ use super::{
 
 /// A copy of the packet to decode from. Its values then pin this packet and no read buffer; and the spare bytes keep
 /// the library from reserving a new buffer behind the packet, as it would for a stream.
-pub(super) fn copy(packet: &Bytes) -> BytesMut {
+pub(super) fn copy(packet: &[u8]) -> BytesMut {
     const SPARE: usize = 8;
     let mut copy = BytesMut::with_capacity(packet.len() + SPARE);
     copy.extend_from_slice(packet);
@@ -52,7 +52,7 @@ pub(super) fn disagreement(packet: &'static str) -> DecodeError {
 pub(super) fn decode(
     version: Version,
     name: &'static str,
-    packet: &Bytes,
+    packet: &[u8],
 ) -> Result<Packet, DecodeError> {
     let mut copy = copy(packet);
     if version == Version::V31 {

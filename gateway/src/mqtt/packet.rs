@@ -17,7 +17,6 @@ pub type UserProperties = Vec<(ByteString, ByteString)>;
 
 /// A packet that a client may send. Those that only a server may send are refused by the decoder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Packet {
     Connect(Box<Connect>),
     Publish(Box<Publish>),
@@ -85,13 +84,11 @@ pub struct Connect {
     pub authentication_method: Option<ByteString>,
     /// Only with a method. Never printed.
     pub authentication_data: Option<Bytes>,
-    #[allow(missing_docs)]
     pub user_properties: UserProperties,
 }
 
 /// The will message (sections 3.1.2.5 and 3.1.3.2). Its parts own their memory: they pin no read buffer.
 #[derive(Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Will {
     /// Not empty, without wildcards.
     pub topic: ByteString,
@@ -111,21 +108,17 @@ pub struct Will {
 pub struct Publish {
     /// Never with QoS 0.
     pub dup: bool,
-    #[allow(missing_docs)]
     pub qos: Qos,
-    #[allow(missing_docs)]
     pub retain: bool,
     /// Without wildcards and U+0000. Empty only with a topic alias.
     pub topic: ByteString,
     /// Present exactly if QoS is above 0.
     pub packet_id: Option<PacketId>,
-    #[allow(missing_docs)]
     pub payload: Bytes,
     /// Not yet compared with the topic alias maximum.
     pub topic_alias: Option<NonZeroU16>,
     /// Message expiry interval, seconds. 0 is legal.
     pub message_expiry: Option<u32>,
-    #[allow(missing_docs)]
     pub properties: PropertyBlock,
 }
 
@@ -147,7 +140,6 @@ impl PropertyBlock {
         &self.0
     }
 
-    #[allow(missing_docs)]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -155,7 +147,6 @@ impl PropertyBlock {
 
 /// PUBACK, PUBREC, PUBREL or PUBCOMP (sections 3.4 to 3.7).
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Ack {
     pub packet_id: PacketId,
     /// Success in MQTT 3.
@@ -178,7 +169,6 @@ impl Ack {
 
 /// SUBSCRIBE (section 3.8). Its strings own their memory: they pin no read buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Subscribe {
     pub packet_id: PacketId,
     /// 1 to 268,435,455.
@@ -190,7 +180,6 @@ pub struct Subscribe {
 
 /// One topic filter of a SUBSCRIBE with its options (section 3.8.3.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct SubscribeFilter {
     /// As sent, `$share/…` included: UTF-8, not empty, without U+0000. Whether it is a valid filter is for
     /// [`super::SubscriptionFilter::parse`] to say, so that each filter gets its own answer in the SUBACK.
@@ -216,7 +205,6 @@ pub enum RetainHandling {
 
 /// UNSUBSCRIBE (section 3.10).
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Unsubscribe {
     pub packet_id: PacketId,
     /// As sent, at least one; see [`SubscribeFilter::filter`].
@@ -226,7 +214,6 @@ pub struct Unsubscribe {
 
 /// DISCONNECT in either direction (section 3.14).
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Disconnect {
     /// Success means a normal disconnection, the only one after which the will is dropped.
     pub reason: ReasonCode,
@@ -252,7 +239,6 @@ impl Disconnect {
 
 /// AUTH in either direction (section 3.15). MQTT 5 only.
 #[derive(Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Auth {
     /// From a client: continue authentication or re-authenticate.
     pub reason: ReasonCode,

@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU16;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use bytestring::ByteString;
 
 use super::properties::{self, Allowed, Remainder};
@@ -33,8 +33,12 @@ pub(super) fn check_flags(first: u8) -> Result<(), DecodeError> {
     }
 }
 
-/// Decodes what follows the fixed header. Allocates nothing unless properties must be torn apart.
-pub(super) fn decode(version: Version, first: u8, body: Bytes) -> Result<Publish, DecodeError> {
+/// Decodes what follows the fixed header. Allocates nothing but the box unless properties must be torn apart.
+pub(super) fn decode(
+    version: Version,
+    first: u8,
+    mut body: Bytes,
+) -> Result<Box<Publish>, DecodeError> {
     let mut reader = Reader::new(PACKET, &body);
     let topic = topic_name(reader.binary()?, &body)?;
     let qos = match first & QOS {
@@ -67,18 +71,19 @@ pub(super) fn decode(version: Version, first: u8, body: Bytes) -> Result<Publish
             }
         });
     }
-    let at = reader.position();
-    Ok(Publish {
+    let payload_at = reader.position();
+    body.advance(payload_at);
+    Ok(Box::new(Publish {
         dup: first & DUP != 0,
         qos,
         retain: first & RETAIN != 0,
         topic,
         packet_id,
-        payload: body.slice(at..),
+        payload: body,
         topic_alias: properties.topic_alias,
         message_expiry: properties.message_expiry,
         properties: properties.block,
-    })
+    }))
 }
 
 /// The topic name, which may be empty here.
@@ -87,20 +92,20 @@ fn topic_name(name: &[u8], body: &Bytes) -> Result<ByteString, DecodeError> {
         packet: PACKET,
         why: "the topic name is not UTF-8",
     })?;
-    if name.as_bytes().contains(&0) {
+    if !topic::is_suspect(&name) {
+        return Ok(name);
+    }
+    if name.contains('\0') {
         // MQTT-1.5.4-2.
         return Err(DecodeError::Malformed {
             packet: PACKET,
             why: "the topic name contains U+0000",
         });
     }
-    match topic::flaw(&name) {
-        Some(why) if !name.is_empty() => Err(DecodeError::TopicNameInvalid {
-            packet: PACKET,
-            why,
-        }),
-        _ => Ok(name),
-    }
+    Err(DecodeError::TopicNameInvalid {
+        packet: PACKET,
+        why: "it contains a wildcard",
+    })
 }
 
 #[derive(Default)]

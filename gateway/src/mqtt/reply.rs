@@ -7,7 +7,6 @@ use super::{Ack, Auth, Disconnect, PacketId, Qos, ReasonCode, UserProperties};
 
 /// A packet from the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Reply {
     ConnAck(Box<ConnAck>),
     PubAck(Ack),
@@ -35,7 +34,6 @@ pub enum Reply {
 
 /// CONNACK (section 3.2). The default accepts with everything available and no property written.
 #[derive(Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct ConnAck {
     /// Written as 0 if the reason is an error (MQTT-3.2.2-6).
     pub session_present: bool,

@@ -72,14 +72,18 @@ pub(super) fn check_string(text: &str, max_levels: usize) -> Result<(), TopicErr
     Ok(())
 }
 
-/// What makes a decoded string no topic name, for errors of the decoder. U+0000 is not looked for.
+/// What makes a string of the protocol no topic name (U+0000 has been refused before), for errors of the decoder.
 pub(super) fn flaw(topic: &str) -> Option<&'static str> {
     if topic.is_empty() {
         return Some("it is empty");
     }
-    // One pass without an early exit: the compiler makes vector instructions of it.
-    let wildcard = topic
-        .bytes()
-        .fold(false, |found, byte| found | (byte == b'+') | (byte == b'#'));
-    wildcard.then_some("it contains a wildcard")
+    is_suspect(topic).then_some("it contains a wildcard")
+}
+
+/// True if it contains `+`, `#` or U+0000. One pass without an early exit: the compiler makes vector instructions of
+/// it.
+pub(super) fn is_suspect(topic: &str) -> bool {
+    topic.bytes().fold(false, |found, byte| {
+        found | (byte == b'+') | (byte == b'#') | (byte == 0)
+    })
 }

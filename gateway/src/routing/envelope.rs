@@ -47,9 +47,18 @@ pub struct Outgoing<'a> {
 pub struct Envelope {
     bytes: BytesMut,
     controls: Vec<Control>,
+    room: usize,
 }
 
 impl Envelope {
+    /// An envelope for what `bytes` of packets may yield. Nothing is allocated before something goes in.
+    pub fn with_room(bytes: usize) -> Envelope {
+        Envelope {
+            room: bytes + bytes / 4,
+            ..Envelope::default()
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -119,7 +128,7 @@ impl Envelope {
 
     fn begin(&mut self, more: usize) {
         if self.bytes.is_empty() {
-            self.bytes.reserve((HEADER + more).max(256));
+            self.bytes.reserve(HEADER + more.max(self.room));
             self.bytes.put_bytes(0, HEADER);
         }
     }

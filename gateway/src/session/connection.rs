@@ -6,6 +6,7 @@
 use std::{borrow::Cow, sync::Arc, task::Waker, time::Instant};
 
 use bytes::BytesMut;
+use bytestring::ByteString;
 
 use super::{
     alias,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    mqtt::{self, Ack, Connect, Packet, PeerLimits, Qos, ReasonCode, Reply, Version},
+    mqtt::{self, Ack, Connect, Packet, PacketId, PeerLimits, Qos, ReasonCode, Reply, Version},
     routing::envelope::Envelope,
 };
 
@@ -35,9 +36,17 @@ pub struct Connection {
     pub(super) pending: Pending,
     pub(super) aliases_in: alias::Inbound,
     pub(super) aliases_out: Option<Box<alias::Outbound>>,
+    pub(super) counts: Counts,
     will: Option<Will>,
     /// Session expiry interval in seconds, as granted; DISCONNECT may change it.
     expiry: u32,
+}
+
+/// What was counted since the metrics were last told: atomics cost too much for each message.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub publishes_received: u64,
+    pub publishes_sent: u64,
 }
 
 /// How a connection ends.
@@ -136,6 +145,7 @@ impl Connection {
             pending: Pending::default(),
             aliases_in: alias::Inbound::default(),
             aliases_out: (aliases > 0).then(|| Box::new(alias::Outbound::new(aliases))),
+            counts: Counts::default(),
             will: connect.will.clone().map(Will::new),
             expiry: settings.session_expiry(connect.session_expiry),
             settings,
@@ -220,13 +230,28 @@ impl Connection {
         }
     }
 
+    /// Brings the counters up to date.
+    pub fn report(&mut self) {
+        let Counts {
+            publishes_received,
+            publishes_sent,
+        } = std::mem::take(&mut self.counts);
+        if publishes_received > 0 {
+            self.metrics.publishes_received.add(publishes_received);
+        }
+        if publishes_sent > 0 {
+            self.metrics.publishes_sent.add(publishes_sent);
+            self.metrics.packets_sent.add(publishes_sent);
+        }
+    }
+
     /// Writes the acknowledgements that may leave.
     pub fn send_acks(&mut self, out: &mut BytesMut) -> Result<(), Ending> {
         while let Some((id, reason)) = self.pending.pop(Qos::AtLeastOnce) {
-            self.reply(&Reply::PubAck(Ack::new(id, reason)), out)?;
+            self.reply(&Reply::PubAck(answer(id, reason)), out)?;
         }
         while let Some((id, reason)) = self.pending.pop(Qos::ExactlyOnce) {
-            self.reply(&Reply::PubRec(Ack::new(id, reason)), out)?;
+            self.reply(&Reply::PubRec(answer(id, reason)), out)?;
         }
         Ok(())
     }
@@ -303,7 +328,7 @@ impl Connection {
         } else {
             ReasonCode::PacketIdentifierNotFound
         };
-        self.reply(&Reply::PubComp(Ack::new(ack.packet_id, reason)), out)
+        self.reply(&Reply::PubComp(answer(ack.packet_id, reason)), out)
     }
 
     fn disconnect(&mut self, disconnect: &mqtt::Disconnect) -> Ending {
@@ -321,6 +346,30 @@ impl Connection {
             keeps_will: disconnect.reason != ReasonCode::Success,
         }
     }
+}
+
+/// An acknowledgement that says in words why a message was refused.
+fn answer(id: PacketId, reason: ReasonCode) -> Ack {
+    Ack {
+        reason_string: refusal(reason),
+        ..Ack::new(id, reason)
+    }
+}
+
+/// Words for a refusal, where the code is one (MQTT 5 §4.13.2).
+pub(super) fn refusal(reason: ReasonCode) -> Option<ByteString> {
+    let words = match reason {
+        reason if !reason.is_error() => return None,
+        ReasonCode::NotAuthorized => "no rule allows it, or one denies it",
+        ReasonCode::QuotaExceeded => "a limit of the gateway is reached",
+        ReasonCode::TopicNameInvalid => "the topic name is invalid or has too many levels",
+        ReasonCode::TopicFilterInvalid => "the topic filter is invalid or has too many levels",
+        ReasonCode::PacketIdentifierNotFound => {
+            "no message is under way with this packet identifier"
+        }
+        other => other.name(),
+    };
+    Some(ByteString::from_static(words))
 }
 
 /// Bytes of messages, their overhead counted, that one call of [`Connection::pull`] takes.

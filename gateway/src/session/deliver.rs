@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::{
     alias,
-    connection::{Connection, Ending},
+    connection::{Connection, Ending, refusal},
     outgoing::Again,
     queue::Entry,
 };
@@ -33,8 +33,8 @@ impl Connection {
             Entry::SubAck { packet_id, reasons } => self.reply(
                 &Reply::SubAck {
                     packet_id,
+                    reason_string: reasons.iter().find_map(|reason| refusal(*reason)),
                     reasons,
-                    reason_string: None,
                     user_properties: Vec::new(),
                 },
                 out,
@@ -42,8 +42,8 @@ impl Connection {
             Entry::UnsubAck { packet_id, reasons } => self.reply(
                 &Reply::UnsubAck {
                     packet_id,
+                    reason_string: reasons.iter().find_map(|reason| refusal(*reason)),
                     reasons,
-                    reason_string: None,
                     user_properties: Vec::new(),
                 },
                 out,
@@ -81,8 +81,7 @@ impl Connection {
                     };
                     // One that does not fit this connection's maximum packet size stays unacknowledged.
                     if frame.write(self.peer.maximum_packet_size, out).is_ok() {
-                        self.metrics.publishes_sent.add(1);
-                        self.metrics.packets_sent.add(1);
+                        self.counts.publishes_sent += 1;
                     }
                 }
             }
@@ -139,8 +138,7 @@ impl Connection {
                 && frame.write(None, out).is_ok()
         };
         if written {
-            self.metrics.publishes_sent.add(1);
-            self.metrics.packets_sent.add(1);
+            self.counts.publishes_sent += 1;
         } else {
             self.metrics.messages_dropped.add(1);
             if let (true, Some(aliases)) = (sets_alias, self.aliases_out.as_mut()) {

@@ -20,9 +20,10 @@ struct Wait {
 }
 
 impl Pending {
-    /// Messages at QoS 1 that wait for their PUBACK. Those at QoS 2 are counted by [`Received`].
-    pub fn at_least_once_len(&self) -> usize {
-        self.at_least_once.len()
+    /// Messages at QoS 1 and 2 that are under way, of which `received` are at QoS 2 between PUBLISH and PUBREL.
+    /// Retransmissions that wait for their answer count too: nothing a client repeats grows without a bound.
+    pub fn under_way(&self, received: usize) -> usize {
+        self.at_least_once.len() + received.max(self.exactly_once.len())
     }
 
     /// A PUBLISH was received. `reason` is known at once for one that was refused or is a duplicate.

@@ -57,7 +57,11 @@ impl Registry {
         }
     }
 
-    async fn recheck(self: &Arc<Self>, session: &Arc<Session>, principal: Option<Principal>) {
+    pub(super) async fn recheck(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        principal: Option<Principal>,
+    ) {
         let lost = session.apply(&self.policy().load(), principal);
         if lost.is_empty() {
             return;

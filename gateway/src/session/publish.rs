@@ -3,6 +3,7 @@
 use bytestring::ByteString;
 
 use super::{
+    alias::Invalid,
     connection::{Connection, Ending},
     incoming::Arrival,
 };
@@ -21,14 +22,8 @@ impl Connection {
         publish: &Publish,
         envelope: &mut Envelope,
     ) -> Result<(), Ending> {
-        self.metrics.publishes_received.add(1);
+        self.counts.publishes_received += 1;
         let topic = self.topic_of(publish)?;
-        if let Err(error) = validate_topic_name(&topic, self.settings.max_topic_levels) {
-            return Err(Ending::fault(
-                ReasonCode::TopicNameInvalid,
-                format!("PUBLISH: {error}"),
-            ));
-        }
         if !self.arrives(publish)? {
             return Ok(());
         }
@@ -85,12 +80,18 @@ impl Connection {
                     publish.topic.clone(),
                     self.settings.topic_alias_maximum,
                 )
-                .map_err(|_| {
-                    let maximum = self.settings.topic_alias_maximum;
-                    Ending::fault(
+                .map_err(|invalid| match invalid {
+                    Invalid::AboveMaximum => Ending::fault(
                         ReasonCode::TopicAliasInvalid,
-                        format!("topic alias {alias} is above {maximum} or was never set"),
-                    )
+                        format!(
+                            "topic alias {alias} is above the maximum of {}",
+                            self.settings.topic_alias_maximum
+                        ),
+                    ),
+                    Invalid::NeverSet => Ending::fault(
+                        ReasonCode::ProtocolError,
+                        format!("topic alias {alias} was never set on this connection"),
+                    ),
                 }),
         }
     }
@@ -100,37 +101,37 @@ impl Connection {
         let Some(id) = publish.packet_id else {
             return Ok(true);
         };
-        if publish.qos == Qos::ExactlyOnce {
-            match self.received.publish(id) {
-                Arrival::New => {}
-                Arrival::Joins => {
-                    self.pending.push(Qos::ExactlyOnce, id, None);
-                    return Ok(false);
-                }
-                Arrival::Known(reason) => {
-                    self.pending.push(Qos::ExactlyOnce, id, Some(reason));
-                    return Ok(false);
-                }
-            }
-        }
+        let arrival = match publish.qos {
+            Qos::ExactlyOnce => self.received.publish(id),
+            _ => Arrival::New,
+        };
         // v3 has no Receive Maximum: its clients are bounded by their packet identifiers.
         let most = if self.version.is_v5() {
             usize::from(self.settings.receive_maximum)
         } else {
             usize::from(u16::MAX)
         };
-        if self.pending.at_least_once_len() + self.received.len() > most {
+        if self.pending.under_way(self.received.len()) > most {
             return Err(Ending::fault(
                 ReasonCode::ReceiveMaximumExceeded,
                 format!("more than {most} messages at QoS 1 and 2 are under way (MQTT-3.3.4-9)"),
             ));
         }
-        Ok(true)
+        match arrival {
+            Arrival::New => return Ok(true),
+            Arrival::Joins => self.pending.push(Qos::ExactlyOnce, id, None),
+            Arrival::Known(reason) => self.pending.push(Qos::ExactlyOnce, id, Some(reason)),
+        }
+        Ok(false)
     }
 
     /// Why this message is not taken, if it is not.
     fn refusal(&self, publish: &Publish, topic: &str) -> Result<Option<ReasonCode>, Ending> {
-        if !self.session.permissions().publish(topic).allowed {
+        // What the decoder lets through and our limits do not.
+        if validate_topic_name(topic, self.settings.max_topic_levels).is_err() {
+            return Ok(Some(ReasonCode::TopicNameInvalid));
+        }
+        if !self.session.may_publish(topic) {
             tracing::debug!(client = %self.session.client_id(), topic, "PUBLISH denied");
             if !self.version.is_v5() && self.settings.denied_publish == DeniedPublish::Disconnect {
                 return Err(Ending::fault(

@@ -43,6 +43,8 @@ pub struct Queue {
     assured: VecDeque<(u64, Delivery)>,
     aside: VecDeque<(u64, Aside)>,
     bytes: usize,
+    /// Messages and bytes that the gauges know of.
+    reported: (usize, usize),
 }
 
 /// What is not a live message and keeps its place among them.
@@ -76,15 +78,12 @@ impl Queue {
                 self.drop_oldest_assured(metrics);
             }
         }
-        self.admit(delivery, metrics);
+        self.admit(delivery);
     }
 
-    /// Adds a message whatever the limits say: what was counted in before.
-    pub fn admit(&mut self, delivery: Delivery, metrics: &Metrics) {
+    fn admit(&mut self, delivery: Delivery) {
         let cost = delivery.message.cost();
         self.bytes += cost;
-        metrics.messages_queued.add(1);
-        metrics.bytes_queued.add(cost as u64);
         let number = self.number();
         // A message that has to wait longer than a moment must not keep its whole envelope in memory.
         let delivery = if self.len() > WAITING {
@@ -124,7 +123,7 @@ impl Queue {
     }
 
     /// The next entry, if there is one that may leave; `window` says whether a message at QoS 1 or 2 may.
-    pub fn pop(&mut self, window: bool, metrics: &Metrics) -> Option<Entry> {
+    pub fn pop(&mut self, window: bool) -> Option<Entry> {
         loop {
             let fleeting = front(&self.fleeting);
             let assured = if window { front(&self.assured) } else { NONE };
@@ -139,7 +138,7 @@ impl Queue {
             };
             let (_, delivery) = line.pop_front()?;
             relieve(line);
-            self.forget(&delivery, metrics);
+            self.forget(&delivery);
             return Some(Entry::Message(delivery));
         }
     }
@@ -153,7 +152,7 @@ impl Queue {
     /// like any other.
     pub fn disconnect(&mut self, limits: QueueLimits, metrics: &Metrics) {
         for (_, delivery) in std::mem::take(&mut self.fleeting) {
-            self.forget(&delivery, metrics);
+            self.forget(&delivery);
         }
         for (_, aside) in std::mem::take(&mut self.aside) {
             if let Aside::Retained(deliveries) = aside {
@@ -167,11 +166,7 @@ impl Queue {
     }
 
     /// Keeps only the messages that `keep` wants; gives back the others.
-    pub fn take_out(
-        &mut self,
-        metrics: &Metrics,
-        keep: impl Fn(&Delivery) -> bool,
-    ) -> Vec<Delivery> {
+    pub fn take_out(&mut self, keep: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
         let mut out = Vec::new();
         for line in [&mut self.fleeting, &mut self.assured] {
             for (number, delivery) in std::mem::take(line) {
@@ -189,9 +184,17 @@ impl Queue {
             }
         }
         for delivery in &out {
-            self.forget(delivery, metrics);
+            self.forget(delivery);
         }
         out
+    }
+
+    /// Brings the gauges up to date: once for a whole round of changes.
+    pub fn report(&mut self, metrics: &Metrics) {
+        let now = (self.len(), self.bytes);
+        let was = std::mem::replace(&mut self.reported, now);
+        metrics.messages_queued.shift(was.0, now.0);
+        metrics.bytes_queued.shift(was.1, now.1);
     }
 
     /// Messages that wait.
@@ -208,8 +211,8 @@ impl Queue {
     }
 
     /// Empties it, at the end of its session.
-    pub fn clear(&mut self, metrics: &Metrics) {
-        self.take_out(metrics, |_| false);
+    pub fn clear(&mut self) {
+        self.take_out(|_| false);
         self.aside.clear();
     }
 
@@ -242,23 +245,20 @@ impl Queue {
         let Some((_, delivery)) = self.fleeting.pop_front() else {
             return false;
         };
-        self.forget(&delivery, metrics);
+        self.forget(&delivery);
         metrics.messages_dropped.add(1);
         true
     }
 
     fn drop_oldest_assured(&mut self, metrics: &Metrics) {
         if let Some((_, delivery)) = self.assured.pop_front() {
-            self.forget(&delivery, metrics);
+            self.forget(&delivery);
             metrics.messages_dropped.add(1);
         }
     }
 
-    fn forget(&mut self, delivery: &Delivery, metrics: &Metrics) {
-        let cost = delivery.message.cost();
-        self.bytes -= cost;
-        metrics.messages_queued.sub(1);
-        metrics.bytes_queued.sub(cost as u64);
+    fn forget(&mut self, delivery: &Delivery) {
+        self.bytes -= delivery.message.cost();
     }
 
     fn number(&mut self) -> u64 {
@@ -316,8 +316,8 @@ mod tests {
         }
     }
 
-    fn topics(queue: &mut Queue, window: bool, metrics: &Metrics) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop(window, metrics))
+    fn topics(queue: &mut Queue, window: bool) -> Vec<String> {
+        std::iter::from_fn(|| queue.pop(window))
             .map(|entry| match entry {
                 Entry::Message(delivery) => delivery.message.topic().to_owned(),
                 Entry::SubAck { .. } => "SUBACK".to_owned(),
@@ -333,7 +333,10 @@ mod tests {
         for topic in ["1", "2", "3", "4"] {
             queue.push(delivery(topic, Qos::AtLeastOnce, 1), LIMITS, &metrics);
         }
-        assert_eq!(topics(&mut queue, true, &metrics), ["2", "3", "4"]);
+        queue.report(&metrics);
+        assert_eq!(metrics.messages_queued.get(), 3);
+        assert_eq!(topics(&mut queue, true), ["2", "3", "4"]);
+        queue.report(&metrics);
         assert_eq!(metrics.messages_dropped.get(), 1);
         assert_eq!(
             (
@@ -360,7 +363,7 @@ mod tests {
             LIMITS,
             &metrics,
         );
-        assert_eq!(topics(&mut queue, true, &metrics), ["q1", "more q1"]);
+        assert_eq!(topics(&mut queue, true), ["q1", "more q1"]);
         assert_eq!(metrics.messages_dropped.get(), 2);
     }
 
@@ -375,11 +378,8 @@ mod tests {
         ];
         queue.suback(PacketId::MIN, vec![ReasonCode::Success], retained);
         queue.push(delivery("newer", Qos::AtMostOnce, 1), LIMITS, &metrics);
-        assert_eq!(topics(&mut queue, false, &metrics), ["SUBACK", "kept 0"]);
-        assert_eq!(
-            topics(&mut queue, true, &metrics),
-            ["older", "kept 1", "newer"]
-        );
+        assert_eq!(topics(&mut queue, false), ["SUBACK", "kept 0"]);
+        assert_eq!(topics(&mut queue, true), ["older", "kept 1", "newer"]);
         assert!(queue.is_empty());
     }
 
@@ -388,8 +388,8 @@ mod tests {
         let (mut queue, metrics) = (Queue::default(), Metrics::default());
         queue.push(delivery("q1", Qos::AtLeastOnce, 1), LIMITS, &metrics);
         queue.push(delivery("q0", Qos::AtMostOnce, 1), LIMITS, &metrics);
-        assert_eq!(topics(&mut queue, false, &metrics), ["q0"]);
-        assert_eq!(topics(&mut queue, true, &metrics), ["q1"]);
+        assert_eq!(topics(&mut queue, false), ["q0"]);
+        assert_eq!(topics(&mut queue, true), ["q1"]);
     }
 
     #[test]
@@ -403,6 +403,6 @@ mod tests {
             vec![delivery("kept", Qos::AtLeastOnce, 1)],
         );
         queue.disconnect(LIMITS, &metrics);
-        assert_eq!(topics(&mut queue, true, &metrics), ["q2", "kept"]);
+        assert_eq!(topics(&mut queue, true), ["q2", "kept"]);
     }
 }

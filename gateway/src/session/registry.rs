@@ -159,13 +159,11 @@ impl Registry {
                 self.end(&session, will).await;
                 continue;
             }
-            return Ok(self.attach(
-                session,
-                connect,
-                principal,
-                settings,
-                Some(carry.unwrap_or_default()),
-            ));
+            let carry = Some(carry.unwrap_or_default());
+            let claimed = self.attach(session.clone(), connect, principal, settings, carry);
+            // P3: what it subscribed to is checked by what its login entitles it to now.
+            self.recheck(&session, None).await;
+            return Ok(claimed);
         }
     }
 
@@ -384,12 +382,7 @@ impl Registry {
     ) -> Claimed {
         let session_expiry = settings.session_expiry(connect.session_expiry);
         let session_present = carry.is_some();
-        let epoch = session.connect(
-            principal,
-            &self.policy.load(),
-            settings.queue,
-            session_expiry > 0,
-        );
+        let epoch = session.connect(principal, &self.policy, settings.queue, session_expiry > 0);
         self.metrics.clients_connected.add(1);
         let connected = self.metrics.clients_connected.get();
         if connected > self.metrics.clients_maximum.get() {

@@ -4,6 +4,7 @@
 //! needs is carried from one connection to the next ([`Carry`]) and costs no lock while one is up.
 
 use std::{
+    ops::{Deref, DerefMut},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
@@ -15,7 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
 use hashbrown::HashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{
@@ -25,7 +26,7 @@ use super::{
     will::Will,
 };
 use crate::{
-    acl::{Permissions, Policy, Subject},
+    acl::{Permissions, Policy, PolicyHandle, Subject},
     auth::Principal,
     metrics::Metrics,
     mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter},
@@ -176,6 +177,11 @@ impl Session {
         self.permissions.load_full()
     }
 
+    /// Whether it may publish to this topic, by the permissions of this moment.
+    pub fn may_publish(&self, topic: &str) -> bool {
+        self.permissions.load().publish(topic).allowed
+    }
+
     pub fn link(&self) -> u8 {
         self.link
     }
@@ -195,13 +201,13 @@ impl Session {
 
     /// Bytes that wait for its client.
     pub fn queued_bytes(&self) -> usize {
-        self.mailbox.lock().queue.bytes()
+        self.open().queue.bytes()
     }
 
     /// Ends its connection, if there is one. The first notice counts.
     pub fn notify(&self, notice: Notice) {
         let waker = {
-            let mut mailbox = self.mailbox.lock();
+            let mut mailbox = self.open();
             if !self.online.load(Relaxed) {
                 return;
             }
@@ -226,11 +232,11 @@ impl Session {
     /// `window`: messages at QoS 1 and 2 that may be sent now.
     pub fn collect(&self, mail: &mut Mail, mut window: usize, bytes: usize, waker: &Waker) {
         let mut taken = 0;
-        let mut mailbox = self.mailbox.lock();
+        let mut mailbox = self.open();
         mail.completions.append(&mut mailbox.completions);
         mail.notice = mailbox.notice.take();
         while taken < bytes {
-            let Some(entry) = mailbox.queue.pop(window > 0, &self.metrics) else {
+            let Some(entry) = mailbox.queue.pop(window > 0) else {
                 break;
             };
             if let Entry::Message(delivery) = &entry {
@@ -254,15 +260,23 @@ impl Session {
     pub(super) fn connect(
         &self,
         principal: Principal,
-        policy: &Policy,
+        policy: &PolicyHandle,
         limits: QueueLimits,
         persistent: bool,
     ) -> u32 {
-        self.permissions
-            .store(Arc::new(permissions(policy, &principal, &self.client_id)));
         self.principal.store(Arc::new(principal));
+        // Once more if the policy changed meanwhile: the change may have passed this session before the login's
+        // permissions were stored.
+        loop {
+            let fresh = permissions(&policy.load(), &self.principal.load(), &self.client_id);
+            let generation = fresh.generation();
+            self.permissions.store(Arc::new(fresh));
+            if generation == policy.generation() {
+                break;
+            }
+        }
         self.persistent.store(persistent, Relaxed);
-        let mut mailbox = self.mailbox.lock();
+        let mut mailbox = self.open();
         mailbox.limits = limits;
         mailbox.notice = None;
         self.online.store(true, Relaxed);
@@ -272,24 +286,24 @@ impl Session {
     /// The connection is gone; gives what shared groups must decide anew.
     pub(super) fn disconnect(&self, carry: &mut Carry, persistent: bool) -> Vec<Delivery> {
         self.persistent.store(persistent, Relaxed);
-        let mut mailbox = self.mailbox.lock();
+        let mut mailbox = self.open();
         self.online.store(false, Relaxed);
         mailbox.waker = None;
         mailbox.notice = None;
         let Mailbox { queue, limits, .. } = &mut *mailbox;
         queue.disconnect(*limits, &self.metrics);
         let mut shared = carry.window.take_shared();
-        shared.extend(queue.take_out(&self.metrics, |delivery| delivery.share().is_none()));
+        shared.extend(queue.take_out(|delivery| delivery.share().is_none()));
         shared
     }
 
     /// The session is over: gives its subscriptions and what shared groups must decide anew.
     pub(super) fn end(&self) -> (Vec<SubscriptionFilter>, Vec<Delivery>) {
-        let mut mailbox = self.mailbox.lock();
+        let mut mailbox = self.open();
         let shared = mailbox
             .queue
-            .take_out(&self.metrics, |delivery| delivery.share().is_none());
-        mailbox.queue.clear(&self.metrics);
+            .take_out(|delivery| delivery.share().is_none());
+        mailbox.queue.clear();
         drop(mailbox);
         let subscriptions = std::mem::take(&mut *self.subscriptions.lock());
         (
@@ -305,15 +319,28 @@ impl Session {
         self.rest.lock()
     }
 
-    /// Remembers a subscription unless the session has `most` of them; replacing one always works.
-    pub fn subscribe(&self, text: &ByteString, subscription: Subscription, most: usize) -> bool {
+    /// Remembers a subscription if it is allowed (P2: one rule must allow all of it) and the session has fewer than
+    /// `most`; replacing one always has room.
+    pub fn subscribe(
+        &self,
+        text: &ByteString,
+        subscription: &Subscription,
+        most: usize,
+    ) -> Result<(), ReasonCode> {
         let mut subscriptions = self.subscriptions.lock();
-        if subscriptions.len() >= most && !subscriptions.contains_key(text) {
-            return false;
+        // Under the lock: a policy change stores its permissions first and then looks at what is here.
+        let permissions = self.permissions.load();
+        if !permissions
+            .subscribe(subscription.matching().as_str())
+            .allowed
+        {
+            return Err(ReasonCode::NotAuthorized);
         }
-        // A copy: the text is a slice of a read buffer.
-        subscriptions.insert(ByteString::from(text.as_ref() as &str), subscription);
-        true
+        if subscriptions.len() >= most && !subscriptions.contains_key(text) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        subscriptions.insert(text.clone(), subscription.clone());
+        Ok(())
     }
 
     pub fn unsubscribe(&self, text: &str) {
@@ -346,10 +373,10 @@ impl Session {
             }
             keep
         });
-        let mut mailbox = self.mailbox.lock();
+        let mut mailbox = self.open();
         if !mailbox.queue.is_empty() {
             let may = |delivery: &Delivery| permissions.subscribe(delivery.message.topic()).allowed;
-            let gone = mailbox.queue.take_out(&self.metrics, may);
+            let gone = mailbox.queue.take_out(may);
             self.metrics.messages_dropped.add(gone.len() as u64);
         }
         lost
@@ -364,11 +391,44 @@ impl Session {
         self.revoked.load(Relaxed)
     }
 
+    fn open(&self) -> Open<'_> {
+        Open {
+            mailbox: self.mailbox.lock(),
+            metrics: &self.metrics,
+        }
+    }
+
     pub fn options(&self, text: &str) -> Option<Options> {
         self.subscriptions
             .lock()
             .get(text)
             .map(|subscription| subscription.options)
+    }
+}
+
+/// The mailbox while it is open; closing it brings the gauges up to date.
+struct Open<'a> {
+    mailbox: MutexGuard<'a, Mailbox>,
+    metrics: &'a Metrics,
+}
+
+impl Deref for Open<'_> {
+    type Target = Mailbox;
+
+    fn deref(&self) -> &Mailbox {
+        &self.mailbox
+    }
+}
+
+impl DerefMut for Open<'_> {
+    fn deref_mut(&mut self) -> &mut Mailbox {
+        &mut self.mailbox
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.mailbox.queue.report(self.metrics);
     }
 }
 
@@ -401,7 +461,7 @@ impl Endpoint for Session {
     }
 
     fn deliver(&self, messages: &[Message], grant: &Grant) {
-        let mut mailbox = self.mailbox.lock();
+        let mut mailbox = self.open();
         let online = self.is_online();
         if !online && !self.is_persistent() {
             return;
@@ -420,11 +480,11 @@ impl Endpoint for Session {
         self.mailbox
             .lock()
             .queue
-            .take_out(&self.metrics, |delivery| delivery.share() != Some(share))
+            .take_out(|delivery| delivery.share() != Some(share))
     }
 
     fn redeliver(&self, delivery: Delivery) {
-        let mut mailbox = self.mailbox.lock();
+        let mut mailbox = self.open();
         let limits = mailbox.limits;
         mailbox.queue.push(delivery, limits, &self.metrics);
     }
@@ -436,21 +496,21 @@ impl Endpoint for Session {
         reasons: Vec<ReasonCode>,
         retained: Vec<Delivery>,
     ) {
-        let mut mailbox = self.mailbox.lock();
+        let mut mailbox = self.open();
         if epoch == self.epoch() && self.is_online() {
             mailbox.queue.suback(packet_id, reasons, retained);
         }
     }
 
     fn unsubscribed(&self, epoch: u32, packet_id: PacketId, reasons: Vec<ReasonCode>) {
-        let mut mailbox = self.mailbox.lock();
+        let mut mailbox = self.open();
         if epoch == self.epoch() && self.is_online() {
             mailbox.queue.unsuback(packet_id, reasons);
         }
     }
 
     fn complete(&self, epoch: u32, completions: &[Completion]) {
-        let mut mailbox = self.mailbox.lock();
+        let mut mailbox = self.open();
         let current = epoch == self.epoch() && self.is_online();
         // A pending QoS 1 completion dies with its connection; a QoS 2 one tells the next connection that its
         // message is safe (D3).
@@ -467,7 +527,7 @@ impl Endpoint for Session {
     }
 
     fn wake(&self) {
-        let waker = self.mailbox.lock().waker.clone();
+        let waker = self.open().waker.clone();
         waker.inspect(Waker::wake_by_ref);
     }
 }

@@ -64,16 +64,6 @@ impl Connection {
         let filter =
             SubscriptionFilter::parse(requested.filter.clone(), self.settings.max_topic_levels)
                 .map_err(|_| ReasonCode::TopicFilterInvalid)?;
-        // P2: one rule must allow all of it.
-        if !self
-            .session
-            .permissions()
-            .subscribe(filter.filter.as_str())
-            .allowed
-        {
-            tracing::debug!(client = %self.session.client_id(), filter = %requested.filter, "SUBSCRIBE denied");
-            return Err(ReasonCode::NotAuthorized);
-        }
         let options = Options {
             qos: requested.qos,
             no_local: requested.no_local,
@@ -82,13 +72,14 @@ impl Connection {
             id: id.map(NonZeroU32::get),
         };
         let subscription = Subscription { filter, options };
-        if !self.session.subscribe(
-            &requested.filter,
-            subscription.clone(),
-            self.settings.max_subscriptions,
-        ) {
-            return Err(ReasonCode::QuotaExceeded);
-        }
+        let most = self.settings.max_subscriptions;
+        let kept = self
+            .session
+            .subscribe(&requested.filter, &subscription, most);
+        kept.inspect_err(|reason| {
+            let client = self.session.client_id();
+            tracing::debug!(%client, filter = %requested.filter, reason = reason.name(), "SUBSCRIBE refused");
+        })?;
         Ok(subscription)
     }
 }

@@ -35,7 +35,7 @@ impl Will {
 
     /// Adds it to an envelope, if its session may still publish it (S1).
     pub fn publish(&self, session: &Session, envelope: &mut Envelope) -> bool {
-        let allowed = session.permissions().publish(self.topic()).allowed;
+        let allowed = session.may_publish(self.topic());
         if allowed {
             envelope.publish(Outgoing {
                 topic: self.topic(),

@@ -115,7 +115,8 @@ pub struct TrafficOptions {
     #[arg(long, default_value = "postern-load")]
     pub topic_prefix: String,
     /// Messages the publishers together may be ahead of the slowest subscriber. It bounds what the server has to queue,
-    /// so that an unthrottled run measures throughput and not what overload makes the server drop
+    /// so that an unthrottled run measures throughput and not what overload makes the server drop. At QoS 2 a message
+    /// counts as received with its PUBREL
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub window: u32,
     /// Unacknowledged messages per publisher at QoS 1 and 2 (the server's Receive Maximum may lower it)

@@ -47,7 +47,8 @@ pub struct InFlight {
     refusals: Published,
 }
 
-/// A fixed rate: message n is due at `first + n * interval`, in nanoseconds of the run.
+/// A fixed rate: message n is due at `first + n * interval`, in nanoseconds. `first` counts from the start of sending
+/// until the publisher starts, and in the time of the run from then on.
 pub struct Pace {
     pub first: f64,
     pub interval: f64,
@@ -59,13 +60,7 @@ impl Publisher {
     /// # Errors
     /// [`LoadError`] if the connection breaks or the server acknowledges what was never sent.
     pub async fn run(mut self) -> Result<Published, LoadError> {
-        let mut sender = Sender {
-            next: 0,
-            end: u64::MAX,
-            held: false,
-            due: None,
-        };
-        sender.enter(*self.phase.borrow_and_update(), self.messages);
+        let mut sender = Sender::default();
         let mut ping = ping_ticker(self.link.keep_alive);
         loop {
             let in_flight = &mut self.in_flight;
@@ -80,7 +75,7 @@ impl Publisher {
                     if changed.is_err() || phase == Phase::Close {
                         break;
                     }
-                    sender.enter(phase, self.messages);
+                    sender.enter(phase, &mut self);
                 }
                 turned = self.link.turn() => turned?,
                 () = self.flow.wake.notified() => {}
@@ -97,17 +92,24 @@ impl Publisher {
         self.flow
             .unacknowledged
             .store(unacknowledged, Ordering::Relaxed);
-        if sender.next >= sender.end && unacknowledged == 0 && self.link.out.is_empty() {
+        if sender.ends
+            && sender.next >= sender.end
+            && unacknowledged == 0
+            && self.link.out.is_empty()
+        {
             self.flow.settled.store(true, Ordering::Release);
         }
     }
 }
 
 /// Where the publisher stands.
+#[derive(Default)]
 struct Sender {
     next: u64,
     /// No message from this number on.
     end: u64,
+    /// `end` is final.
+    ends: bool,
     /// Flow control, not the pace, stopped the last fill.
     held: bool,
     /// When the next message is due, while only the pace holds it back.
@@ -115,13 +117,20 @@ struct Sender {
 }
 
 impl Sender {
-    fn enter(&mut self, phase: Phase, messages: Option<u64>) {
-        match (phase, messages) {
-            (Phase::WarmUp, _) => {}
-            (Phase::Measure, Some(messages)) => self.end = self.next + messages,
-            (Phase::Measure, None) => {}
-            (Phase::Drain | Phase::Close, _) => self.end = self.end.min(self.next),
+    fn enter(&mut self, phase: Phase, publisher: &mut Publisher) {
+        if let Some(pace) = publisher
+            .pace
+            .as_mut()
+            .filter(|_| self.next == 0 && self.end == 0)
+        {
+            pace.first += publisher.run.now() as f64;
         }
+        (self.end, self.ends) = match (phase, publisher.messages) {
+            (Phase::Ready, _) => (0, false),
+            (Phase::WarmUp, _) | (Phase::Measure, None) => (u64::MAX, false),
+            (Phase::Measure, Some(messages)) => (self.next + messages, true),
+            (Phase::Drain | Phase::Close, _) => (self.end.min(self.next), true),
+        };
     }
 
     fn fill(&mut self, publisher: &mut Publisher) {

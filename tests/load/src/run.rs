@@ -12,6 +12,8 @@ use tokio::time::{Interval, MissedTickBehavior};
 /// Where a run stands. Loss, duplicates and order count from the first message on; everything else only in `Measure`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Everyone is connected, nothing is sent yet.
+    Ready,
     WarmUp,
     Measure,
     /// Nothing new is sent; what is under way may arrive.

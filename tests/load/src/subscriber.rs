@@ -4,9 +4,10 @@
 use crate::error::LoadError;
 use crate::link::Link;
 use crate::options::PAYLOAD_HEAD;
-use crate::run::{Flow, PacketIds, Phase, Run, ping_ticker};
+use crate::run::{Flow, Phase, Run, ping_ticker};
 use crate::tracker::Tracker;
 use crate::wire::{self, Packet, Publish, QoS};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -132,8 +133,8 @@ struct Inbox {
     sent_at: Vec<u64>,
     count: u64,
     now: u64,
-    /// QoS 2: received and not yet released (MQTT-4.3.3).
-    unreleased: PacketIds,
+    /// QoS 2: received and not yet released (MQTT-4.3.3), with publisher and number where they are expected ones.
+    unreleased: HashMap<u16, Option<(usize, u64)>>,
     unexpected: u64,
 }
 
@@ -149,7 +150,7 @@ impl Inbox {
             sent_at: Vec::new(),
             count: 0,
             now: 0,
-            unreleased: PacketIds::new(),
+            unreleased: HashMap::new(),
             unexpected: 0,
             flows,
             interest,
@@ -160,8 +161,10 @@ impl Inbox {
         match packet {
             Packet::Publish(publish) => self.publish(run, publish, out),
             Packet::PubRel { id } => {
-                self.unreleased.remove(*id);
                 wire::acknowledge(out, wire::PUBCOMP, *id);
+                if let Some((publisher, number)) = self.unreleased.remove(id).flatten() {
+                    self.advance(publisher, number);
+                }
             }
             Packet::PingResp => {}
             other => return Err(format!("{other:?} to a subscriber")),
@@ -171,17 +174,23 @@ impl Inbox {
 
     #[inline]
     fn publish(&mut self, run: &Run, publish: &Publish<'_>, out: &mut Vec<u8>) {
+        let message = self.expected(run, publish);
+        let identity = message.map(|(publisher, number, _)| (publisher, number));
         match publish.qos {
             0 => {}
             1 => wire::acknowledge(out, wire::PUBACK, publish.id),
             _ => {
                 wire::acknowledge(out, wire::PUBREC, publish.id);
-                if !self.unreleased.insert(publish.id) {
+                if let Some(&known) = self.unreleased.get(&publish.id) {
+                    // The same again is a retransmission; another message under an identifier in use is discarded,
+                    // as every receiver would, and so counts as lost too.
+                    self.unexpected += u64::from(known != identity);
                     return;
                 }
+                self.unreleased.insert(publish.id, identity);
             }
         }
-        let Some((publisher, number, sent_at)) = self.expected(run, publish) else {
+        let Some((publisher, number, sent_at)) = message else {
             self.unexpected += 1;
             return;
         };
@@ -192,14 +201,23 @@ impl Inbox {
             (number % topics, number / topics)
         };
         self.trackers[publisher * topics as usize + topic as usize].arrived(sequence);
+        if publish.qos < 2 {
+            self.advance(publisher, number);
+        }
+        self.sent_at.push(sent_at);
+        self.count += 1;
+    }
+
+    /// The publisher may go on from here. At QoS 2 that is so when the message is released: a server that is behind
+    /// with its PUBRELs would otherwise be driven on until it runs out of packet identifiers.
+    #[inline]
+    fn advance(&mut self, publisher: usize, number: u64) {
         // Listed again where publishers alternate; to advance twice to the same number does nothing.
         if self.touched.last() != Some(&publisher) {
             self.touched.push(publisher);
         }
         let highest = &mut self.highest[publisher];
         *highest = (*highest).max(number + 1);
-        self.sent_at.push(sent_at);
-        self.count += 1;
     }
 
     /// Position of its publisher, number and time of sending, if this run sent it to this subscriber.
@@ -222,26 +240,29 @@ impl Inbox {
     }
 
     fn end_batch(&mut self, run: &Run) {
-        if self.count == 0 {
-            return;
+        if self.count > 0 {
+            self.record(run);
         }
-        // Before the publishers hear of it: whoever sees the run complete must see its counts complete.
-        if run.measuring.load(Ordering::Relaxed) {
-            let mut latencies = run
-                .latencies
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
-            self.sent_at
-                .iter()
-                .for_each(|&sent_at| latencies.record(self.now.saturating_sub(sent_at)));
-        }
-        run.last_delivery.fetch_max(self.now, Ordering::Relaxed);
-        run.delivered[self.interest.index].fetch_add(self.count, Ordering::Relaxed);
+        // After the counts: whoever sees the run complete must see them complete.
         for &publisher in &self.touched {
             let flow = &self.flows[self.interest.publishers.start as usize + publisher];
             flow.advance(self.interest.slot, self.highest[publisher]);
         }
         self.touched.clear();
+    }
+
+    fn record(&mut self, run: &Run) {
+        if run.measuring.load(Ordering::Relaxed) {
+            let mut latencies = run
+                .latencies
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            for sent_at in &self.sent_at {
+                latencies.record(self.now.saturating_sub(*sent_at));
+            }
+        }
+        run.last_delivery.fetch_max(self.now, Ordering::Relaxed);
+        run.delivered[self.interest.index].fetch_add(self.count, Ordering::Relaxed);
         self.sent_at.clear();
         self.count = 0;
     }

@@ -168,7 +168,7 @@ impl<'a> Plan<'a> {
             flows: (0..publishers)
                 .map(|_| Arc::new(Flow::new(window, slots)))
                 .collect(),
-            phase: watch::Sender::new(Phase::WarmUp),
+            phase: watch::Sender::new(Phase::Ready),
         }
     }
 
@@ -257,7 +257,7 @@ impl<'a> Plan<'a> {
             let link = link(target, client, source, OVERHEAD).await?;
             let in_flight = InFlight::new(qos, inflight.min(link.receive_maximum));
             let pace = (rate > 0.0).then(|| Pace {
-                first: run.now() as f64 + f64::from(index) / rate * 1e9,
+                first: f64::from(index) / rate * 1e9,
                 interval: total / rate * 1e9,
             });
             Ok(Publisher {
@@ -402,7 +402,10 @@ struct Conductor<'a> {
 impl Conductor<'_> {
     async fn measure(&mut self) -> Result<(Sample, Sample), LoadError> {
         let options = self.plan.options;
-        self.wait(options.warm_up).await?;
+        if !options.warm_up.is_zero() {
+            self.plan.phase.send_replace(Phase::WarmUp);
+            self.wait(options.warm_up).await?;
+        }
         let run = &self.plan.run;
         let from = self.sample(run.now())?;
         run.measuring.store(true, Ordering::Relaxed);

@@ -12,11 +12,8 @@ use crate::mqtt::{
 pub struct ReplyCase {
     /// Names the rule or the boundary; unique.
     pub name: &'static str,
-    #[allow(missing_docs)]
     pub version: Version,
-    #[allow(missing_docs)]
     pub limits: PeerLimits,
-    #[allow(missing_docs)]
     pub reply: Reply,
     /// Empty if this version has no such packet.
     pub bytes: &'static [u8],
@@ -27,9 +24,7 @@ pub struct ReplyCase {
 pub struct FrameCase {
     /// Names the rule or the boundary; unique.
     pub name: &'static str,
-    #[allow(missing_docs)]
     pub frame: PublishFrame<'static>,
-    #[allow(missing_docs)]
     pub bytes: &'static [u8],
 }
 

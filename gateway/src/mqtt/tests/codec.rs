@@ -292,6 +292,57 @@ fn a_publish_frame_over_the_maximum_is_not_written() {
 }
 
 #[test]
+fn lengths_take_another_byte_exactly_at_their_boundaries() {
+    // Section 1.5.5: the remaining length with the payload, the property length with the properties.
+    let plain = cases::frames().remove(2).frame;
+    for (length, bytes) in [
+        (127, 1),
+        (128, 2),
+        (16_383, 2),
+        (16_384, 3),
+        (2_097_151, 3),
+        (2_097_152, 4),
+    ] {
+        let filler = vec![b'x'; length];
+        let payload = &filler[6..];
+        let mut written = BytesMut::new();
+        let size = PublishFrame { payload, ..plain }.write(None, &mut written);
+        assert_eq!(size, Ok(1 + bytes + length), "remaining length {length}");
+
+        // One user property after another, each of at most 65,535 + 65,535 bytes and 5 more.
+        let mut properties = vec![];
+        while properties.len() < length {
+            let rest = (length - properties.len()).min(60_000);
+            let rest = if (1..5).contains(&(length - properties.len() - rest)) {
+                rest - 5
+            } else {
+                rest
+            };
+            let value = rest - 5;
+            properties.extend_from_slice(&[0x26, 0, 0, (value >> 8) as u8, value as u8]);
+            properties.extend_from_slice(&filler[..value]);
+        }
+        let frame = PublishFrame {
+            properties: &properties,
+            ..plain
+        };
+        let mut written = BytesMut::new();
+        assert_eq!(frame.write(None, &mut written), Ok(frame.encoded_len()));
+        let mut decoder = Decoder::new(cases::MAXIMUM_PACKET_SIZE);
+        let mut connect = BytesMut::from(cases::plain_connect(Version::V5));
+        assert!(matches!(decoder.decode(&mut connect), Ok(Some(_))));
+        decoder.set_max_packet_size(u32::MAX);
+        let Ok(Some(Packet::Publish(read))) = decoder.decode(&mut written) else {
+            panic!("property length {length}");
+        };
+        assert_eq!(
+            (read.properties.as_bytes().len(), &read.payload[..]),
+            (length, &b"hi"[..])
+        );
+    }
+}
+
+#[test]
 fn a_publish_frame_against_the_protocol_is_not_written() {
     let plain = cases::frames().remove(2).frame;
     let long = "t".repeat(65536);
