@@ -23,6 +23,7 @@ use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};
+#[cfg(feature = "rumqttd")]
 pub use rumqttd::RouterConfig;
 pub use settings::{
     Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys, Tls, TlsVersion,
@@ -44,8 +45,10 @@ pub const SAMPLE: &str = include_str!("../postern.sample.toml");
 
 /// Links of rumqttd beside the ingress links: the dispatcher's, and a margin, since rumqttd
 /// silently drops a link beyond its maximum.
+#[cfg(feature = "rumqttd")]
 const SPARE_LINKS: usize = 12;
 /// Envelopes rumqttd hands to a link in one go: the capacity of its own buffer for a link.
+#[cfg(feature = "rumqttd")]
 const ENVELOPES_PER_READ: u64 = 200;
 
 /// The whole configuration. `Config::default()` is a working gateway.
@@ -190,6 +193,7 @@ impl Config {
     }
 
     /// The log and the links of the embedded rumqttd (rule B5).
+    #[cfg(feature = "rumqttd")]
     pub fn router(&self) -> RouterConfig {
         RouterConfig {
             max_connections: self.bus.ingress_links + SPARE_LINKS,

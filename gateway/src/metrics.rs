@@ -7,6 +7,13 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+impl Metrics {
+    /// Bytes that queues and buffers hold: what the memory budget is about (N4).
+    pub fn memory_held(&self) -> usize {
+        (self.bytes_queued.get() + self.bytes_buffered.get()) as usize
+    }
+}
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -34,6 +41,12 @@ impl Gauge {
         self.0.fetch_sub(less, Relaxed);
     }
 
+    /// Counts one until the guard is dropped.
+    pub fn during(&self) -> impl Drop + '_ {
+        self.add(1);
+        Counted(self)
+    }
+
     /// Replaces a part of the sum that was `was` by `now`.
     pub fn shift(&self, was: usize, now: usize) {
         match now.cmp(&was) {
@@ -49,6 +62,14 @@ impl Gauge {
 
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+struct Counted<'a>(&'a Gauge);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.sub(1);
     }
 }
 
@@ -120,7 +141,7 @@ metrics! {
     messages_queued: Gauge,
     /// Bytes that wait in sessions.
     bytes_queued: Gauge,
-    /// Bytes of half-received packets and of output that slow clients have not taken.
+    /// Bytes of half-received packets, of output that slow clients have not taken, and of messages in flight.
     bytes_buffered: Gauge,
     /// Retained messages.
     retained_messages: Gauge,

@@ -127,17 +127,15 @@ impl Finished {
         self
     }
 
-    /// It must have failed by itself, with exactly one line of explanation, which is returned.
+    /// It must have failed by itself, with exactly one line of explanation (not counting what was logged before),
+    /// which is returned.
     pub fn expect_one_line_failure(&self) -> String {
         assert!(
             self.status.code().is_some_and(|code| code != 0),
             "it should have failed: {self}"
         );
-        let lines: Vec<&str> = self
-            .stderr
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .collect();
+        let line = |line: &&str| !line.trim().is_empty() && !line.contains(" INFO ");
+        let lines: Vec<&str> = self.stderr.lines().filter(line).collect();
         assert_eq!(lines.len(), 1, "one clear line is wanted: {self}");
         lines[0].into()
     }

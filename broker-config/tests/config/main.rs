@@ -1,5 +1,6 @@
 //! The configuration from outside: what operators write, and what they are told.
 
+mod documentation;
 mod errors;
 mod properties;
 mod sample;

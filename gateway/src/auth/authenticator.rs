@@ -8,6 +8,7 @@ use super::cache::PasswordCache;
 use super::password;
 use super::pool::{Overflow, Pool};
 use super::{AuthError, LOCAL_REALM, Principal, SecretKey, Users};
+use crate::mqtt::ReasonCode;
 use crate::store::{Credential, User};
 
 /// What a CONNECT presents (MQTT 5.0 sections 3.1.3.5 and 3.1.3.6).
@@ -32,12 +33,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// The CONNACK reason code (MQTT 5.0 section 3.2.2.2).
-    pub fn reason_code(self) -> u8 {
+    pub fn reason_code(self) -> ReasonCode {
         match self {
-            Refusal::BadCredentials => 0x86,
-            Refusal::NotAuthorized => 0x87,
-            Refusal::Busy => 0x89,
-            Refusal::Banned => 0x8A,
+            Refusal::BadCredentials => ReasonCode::BadUserNameOrPassword,
+            Refusal::NotAuthorized => ReasonCode::NotAuthorized,
+            Refusal::Busy => ReasonCode::ServerBusy,
+            Refusal::Banned => ReasonCode::Banned,
         }
     }
 }

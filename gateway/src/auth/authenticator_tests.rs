@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::{Authenticator, Credentials, Refusal, Settings};
 use crate::auth::{SecretKey, Users, generate_secret};
+use crate::mqtt::ReasonCode;
 use crate::store::{Credential, User};
 
 struct World {
@@ -191,7 +192,7 @@ async fn a_full_pool_answers_server_busy() {
     assert!(
         answers.contains(&Err(Refusal::Busy)) && answers.contains(&Err(Refusal::BadCredentials))
     );
-    assert_eq!(Refusal::Busy.reason_code(), 0x89);
+    assert_eq!(Refusal::Busy.reason_code(), ReasonCode::ServerBusy);
 }
 
 // I2

@@ -170,3 +170,27 @@ fn the_command_line_is_consistent_and_takes_no_password() {
         );
     }
 }
+
+// N3
+#[tokio::test]
+async fn a_service_is_found_by_its_runtime_directory_alone() {
+    let (closed, runtime, own) = (
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+    );
+    let service = DataDir::locate(Some(closed.path()), Some(runtime.path())).unwrap();
+    let administration = Administration::open(service.path(), Settings::default())
+        .await
+        .unwrap();
+    let server = ControlServer::bind(&service.socket()).unwrap();
+    let running = tokio::spawn(server.run(administration, std::future::pending()));
+    // The command line sees another, unused data directory, and the service's runtime directory.
+    let seen = DataDir::locate(Some(&own.path().join("unused")), Some(runtime.path())).unwrap();
+    assert!(matches!(
+        Reach::open(&seen, true).await.unwrap(),
+        Reach::Running(_)
+    ));
+    assert!(!seen.path().exists());
+    running.abort();
+}

@@ -77,6 +77,8 @@ enum CliError {
     Input(io::Error),
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
+    #[error("a part of the gateway died; the log says which. Start it again, and report this")]
+    Died,
     #[error("interrupted")]
     Interrupted,
 }

@@ -1,9 +1,9 @@
 //! How a verb reaches the accounts: through the running gateway, or directly while holding its lock (N3).
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{io, iter};
 
 use tokio::time::Instant;
 
@@ -33,9 +33,7 @@ impl Reach {
             Ok(true) => {}
             // Closed to this user, or never used: then a service may be meant.
             found => {
-                if let Some(socket) = dir.service_socket()
-                    && let Some(client) = try_connect(socket).await?
-                {
+                if let Some(client) = try_service(dir).await? {
                     return Ok(Reach::Running(client));
                 }
                 match found {
@@ -115,6 +113,19 @@ impl Reach {
             _lock: lock,
         })
     }
+}
+
+/// Where a service listens whose data directory we cannot look into: its runtime directory may be open to its group.
+async fn try_service(dir: &DataDir) -> Result<Option<ControlClient>, CliError> {
+    let mut closed = None;
+    for socket in iter::once(dir.socket()).chain(dir.service_socket().map(Path::to_owned)) {
+        match try_connect(&socket).await {
+            Err(error) => closed = Some(error),
+            Ok(None) => {}
+            connected => return connected,
+        }
+    }
+    closed.map_or(Ok(None), Err)
 }
 
 /// `None` if nobody listens there.

@@ -29,7 +29,11 @@ pub(super) async fn run(settings: &SettingsArgs) -> Result<(), CliError> {
         }
     }
     loop {
-        match signals.next().await {
+        let request = tokio::select! {
+            request = signals.next() => request,
+            () = gateway.died() => return Err(CliError::Died),
+        };
+        match request {
             Request::Reload => reload(&gateway, settings),
             Request::Stop => break,
         }

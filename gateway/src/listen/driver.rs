@@ -59,8 +59,8 @@ struct Driver<'a, S> {
     decoder: Decoder,
     /// The beginning of a packet whose rest has not come.
     input: BytesMut,
-    /// `input` holds what came behind CONNECT, and was not looked at yet.
-    pipelined: bool,
+    /// `input` holds packets that were not looked at yet: behind CONNECT, or behind a full envelope.
+    unread: bool,
     /// What a slow client has not taken.
     output: BytesMut,
     /// Bytes of `input` and `output` counted in the global budget.
@@ -120,7 +120,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
             context,
             connection,
             decoder,
-            pipelined: !rest.is_empty(),
+            unread: !rest.is_empty(),
             input: rest,
             output: BytesMut::new(),
             counted: 0,
@@ -140,7 +140,8 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
     }
 
     fn turns(&mut self, cx: &mut Task<'_>) -> Result<(), Ending> {
-        let mut out = if self.output.is_empty() {
+        let borrowed = self.output.is_empty();
+        let mut out = if borrowed {
             OUTPUT.take()
         } else {
             std::mem::take(&mut self.output)
@@ -155,8 +156,11 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
         }
         if out.is_empty() {
             give_back(out);
+        } else if borrowed {
+            // A slow client, or a fault whose answer goes out with the farewell: it keeps what it needs and no more.
+            self.output = BytesMut::from(&out[..]);
+            give_back(out);
         } else {
-            // A slow client, or a fault whose answer goes out with the farewell.
             self.output = out;
         }
         if outcome.is_ok() && !idle {
@@ -169,9 +173,12 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
 
     /// One round of everything; true if another may bring more.
     fn turn(&mut self, cx: &mut Task<'_>, out: &mut BytesMut) -> Result<bool, Ending> {
-        let mut more = false;
-        if out.len() >= OUTBOX {
-            self.hold_back();
+        let full = out.len() >= OUTBOX;
+        let mut more = full;
+        if full {
+            // A client that does not read is not read from either, and gets nothing more; it can still be told to go.
+            self.connection.check_notice()?;
+            self.yield_room(cx);
         } else {
             more |= with_mail(|mail| self.connection.pull(mail, out, cx.waker(), Instant::now()))?;
             match self.read(cx, out)? {
@@ -179,11 +186,16 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
                 Input::Idle => {}
             }
         }
-        self.write(cx, out)?;
+        let written = self.write(cx, out)?;
+        if let (true, true, Some(keep_alive)) = (full, written, &mut self.keep_alive) {
+            // Whoever takes what we send is alive.
+            keep_alive.heard = Instant::now();
+        }
         Ok(more && out.len() < OUTBOX)
     }
 
-    fn write(&mut self, cx: &mut Task<'_>, out: &mut BytesMut) -> Result<(), Ending> {
+    /// Whether the stream took something.
+    fn write(&mut self, cx: &mut Task<'_>, out: &mut BytesMut) -> Result<bool, Ending> {
         let mut written = 0;
         while !out.is_empty() {
             match self.stream.as_mut().poll_write(cx, out) {
@@ -201,7 +213,15 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
         // TLS and WebSocket have buffers of their own.
         match self.stream.as_mut().poll_flush(cx) {
             Poll::Ready(Err(_)) => Err(Ending::lost()),
-            _ => Ok(()),
+            _ => Ok(written > 0),
+        }
+    }
+
+    /// Room on the bus is not kept by a connection that does not use it; what was read already is passed on.
+    fn yield_room(&mut self, cx: &mut Task<'_>) {
+        match &self.hold {
+            Hold::Bus(_, Some(_)) => drop(self.may_read(cx)),
+            _ => self.hold = Hold::No,
         }
     }
 
@@ -225,15 +245,20 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
                 }
             },
         };
-        let (read, open) = INPUT.with_borrow_mut(|buffer| {
-            let (read, open) = self.fill(cx, buffer);
-            self.input.extend_from_slice(&buffer[..read]);
-            (read, open)
-        });
+        // What is left of the last read comes first.
+        let (read, open) = if self.unread {
+            (0, true)
+        } else {
+            INPUT.with_borrow_mut(|buffer| {
+                let (read, open) = self.fill(cx, buffer);
+                self.input.extend_from_slice(&buffer[..read]);
+                (read, open)
+            })
+        };
         if read > 0 {
             context.metrics.bytes_received.add(read as u64);
         }
-        if read == 0 && !std::mem::take(&mut self.pipelined) {
+        if read == 0 && !std::mem::take(&mut self.unread) {
             return if open {
                 Ok(Input::Idle)
             } else {
@@ -269,16 +294,17 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
                 Poll::Ready(Ok(())) => {}
             }
         }
-        let read = into.filled().len();
-        if let (Some(keep_alive), true) = (&mut self.keep_alive, read > 0) {
-            keep_alive.heard = Instant::now();
-        }
-        (read, true)
+        (into.filled().len(), true)
     }
 
     fn packets(&mut self, envelope: &mut Envelope, out: &mut BytesMut) -> Result<(), Ending> {
         let mut count = 0;
         let outcome = loop {
+            // A few bytes can mean a long topic: an alias. The rest waits for an envelope of its own (B2).
+            if envelope.len() >= READ_PERMITS {
+                self.unread = true;
+                break Ok(());
+            }
             match self.decoder.decode(&mut self.input) {
                 Ok(None) => break Ok(()),
                 Ok(Some(packet)) => {
@@ -295,6 +321,10 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
         };
         if count > 0 {
             self.context.metrics.packets_received.add(count);
+            // Whole packets count, not bytes (MQTT-3.1.2-22).
+            if let Some(keep_alive) = &mut self.keep_alive {
+                keep_alive.heard = Instant::now();
+            }
         }
         if self.input.is_empty() {
             self.input = BytesMut::new();
@@ -402,9 +432,10 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
     async fn end(mut self, ending: Ending) {
         if let Some((reason, why)) = &ending.farewell {
             let client = self.connection.session().client_id();
-            tracing::info!(%client, reason = reason.name(), %why, "closing the connection");
+            tracing::info!(?client, reason = reason.name(), %why, "closing the connection");
         }
         let mut out = std::mem::take(&mut self.output);
+        self.input = BytesMut::new();
         self.count();
         self.connection.farewell(&ending, &mut out);
         let Driver {
@@ -414,16 +445,20 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
             hold,
             ..
         } = self;
-        if let Hold::Bus(waiting, Some(envelope)) = hold {
-            let room = waiting.await;
-            connection.session().sent_envelope(envelope.len());
-            let origin = Origin {
-                endpoint: connection.session().clone(),
-                epoch: connection.epoch(),
-            };
-            context
-                .bus()
-                .publish(connection.session().link(), envelope, room, Some(origin));
+        match hold {
+            Hold::Bus(waiting, Some(envelope)) => {
+                let room = waiting.await;
+                connection.session().sent_envelope(envelope.len());
+                let origin = Origin {
+                    endpoint: connection.session().clone(),
+                    epoch: connection.epoch(),
+                };
+                context
+                    .bus()
+                    .publish(connection.session().link(), envelope, room, Some(origin));
+            }
+            // Let go before the release, which needs room itself.
+            other => drop(other),
         }
         let told = ending.farewell.is_some();
         context.registry.release(connection.finish(&ending)).await;

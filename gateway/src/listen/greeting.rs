@@ -13,7 +13,11 @@ use crate::{
         self, ConnAck, Connect, DecodeError, Decoder, Packet, PeerLimits, ReasonCode, Reply,
         Version, validate_topic_name,
     },
-    session::{connection::Connection, registry::Claimed, settings::Settings},
+    session::{
+        connection::{Connection, Ending},
+        registry::Claimed,
+        settings::Settings,
+    },
 };
 
 /// A client that is in: its connection, and what it sent behind its CONNECT.
@@ -78,7 +82,7 @@ where
                 )),
             };
             if let Err(rejected) = written {
-                let ending = crate::session::connection::Ending::lost();
+                let ending = Ending::lost();
                 context
                     .registry
                     .release(admitted.connection.finish(&ending))
@@ -152,12 +156,18 @@ async fn admit(
     let principal = authenticate(connect, context).await?;
     check_will(connect, &principal, context, settings)?;
     let asked = connect.session_expiry;
-    let claimed = context.registry.claim(connect, principal).await;
+    let claimed = context.registry.claim(connect, principal.clone()).await;
     let Claimed {
         connection,
         session_present,
         session_expiry,
     } = claimed.map_err(|refused| (refused.reason(), refused.text()))?;
+    // The account may have been disabled while this went on, before its session could be told.
+    if !context.authenticator.is_current(&principal) {
+        let ending = Ending::lost();
+        context.registry.release(connection.finish(&ending)).await;
+        return Err((ReasonCode::NotAuthorized, "the account changed, try again"));
+    }
     let (keep_alive, imposed) = keep_alive(connect, settings);
     let connack = ConnAck {
         session_present,

@@ -153,10 +153,13 @@ async fn handshake(
     context: &Context,
 ) -> Option<Pin<Box<crate::tls::TlsStream<TcpStream>>>> {
     let limits = context.limits();
-    let _place = context.handshakes.enter(limits.max_handshakes).await;
-    context.metrics.handshakes.add(1);
-    let outcome = tokio::time::timeout(limits.tls_timeout, acceptor.accept(stream)).await;
-    context.metrics.handshakes.sub(1);
+    // The wait for a place counts: a client does not know why we are slow.
+    let outcome = tokio::time::timeout(limits.tls_timeout, async {
+        let _place = context.handshakes.enter(limits.max_handshakes).await;
+        let _counted = context.metrics.handshakes.during();
+        acceptor.accept(stream).await
+    })
+    .await;
     match outcome {
         Ok(Ok(stream)) => return Some(Box::pin(stream)),
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),

@@ -52,6 +52,8 @@ struct Ingress {
 pub(super) struct InFlight {
     pub sequence: u64,
     pub bytes: Bytes,
+    /// Bytes it counts for: its own and those of its controls.
+    pub length: usize,
     permits: u32,
     pub controls: Vec<Control>,
     pub origin: Option<Origin>,
@@ -145,7 +147,8 @@ impl Bus {
         mut reservation: Reservation<B>,
         origin: Option<Origin>,
     ) {
-        reservation.shrink(envelope.len());
+        let length = envelope.len();
+        reservation.shrink(length);
         let permits = reservation.keep();
         let received = Instant::now();
         let mut ingress = self.links[usize::from(link) % self.links.len()].lock();
@@ -155,6 +158,7 @@ impl Bus {
         ingress.in_flight.push_back(InFlight {
             sequence,
             bytes: bytes.clone(),
+            length,
             permits,
             controls,
             origin,

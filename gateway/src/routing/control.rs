@@ -23,6 +23,32 @@ pub enum Control {
     PolicyChanged,
 }
 
+impl Control {
+    /// Bytes it holds, about: it waits for its place like a message and counts like one.
+    pub fn weight(&self) -> usize {
+        let filter =
+            |filter: &SubscriptionFilter| size_of::<Subscription>() + filter.as_str().len();
+        let each = size_of::<Control>();
+        each + match self {
+            Control::Subscribe(request) => {
+                let one = |wanted: &Result<Subscription, _>| {
+                    wanted.as_ref().map_or(each, |s| filter(&s.filter))
+                };
+                request.filters.iter().map(one).sum()
+            }
+            Control::Unsubscribe { filters, .. } => filters
+                .iter()
+                .map(|wanted| wanted.as_ref().map_or(each, filter))
+                .sum(),
+            // What these hold was counted in its queue; it is on its way to another.
+            Control::Revoke(_)
+            | Control::Redistribute(_)
+            | Control::End { .. }
+            | Control::PolicyChanged => 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct SubscribeRequest {
     pub packet_id: PacketId,

@@ -9,9 +9,9 @@ use hashbrown::{HashMap, HashSet};
 use rumqttd::Notification;
 
 use super::{
-    bus::{Bus, InFlight, Origin, Outlet},
+    bus::{Bus, InFlight, Outlet},
     control::{Control, SubscribeRequest, Subscription},
-    endpoint::{Completion, Delivery, Endpoint, Extra, Grant, SessionId, Subscribed},
+    endpoint::{Completion, Delivery, Endpoint, Extra, Grant, SessionId},
     envelope::{self, Item},
     message::{Batch, Message},
     retained::{Retained, RetainedLimits},
@@ -28,6 +28,12 @@ const CACHED_TOPICS: usize = 8 * 1024;
 const CACHED_TARGETS: usize = 64 * 1024;
 /// Envelopes per turn, after which the sessions are woken and other tasks get their time.
 const TURN: usize = 64;
+/// Members of a shared group that may turn out to be gone before a message is given up.
+const GROUP_TRIES: usize = 8;
+/// Topic levels of retained messages that the subscriptions of one envelope may look at: some 20 ms of work.
+const RETAINED_WORK: usize = 400_000;
+/// Topics longer than this are not remembered.
+const CACHED_TOPIC_BYTES: usize = 256;
 /// Expired retained messages removed per turn.
 const SWEEP: usize = 64;
 
@@ -179,19 +185,19 @@ impl Dispatcher {
 
     fn settled(&mut self, mut settled: InFlight) {
         let bytes = std::mem::take(&mut settled.bytes);
-        let length = bytes.len();
         if let Some((batch, items)) = envelope::open(bytes, settled.received) {
             self.items(&batch, &items, &mut settled);
         }
         self.bus.release(&settled);
         if let Some(origin) = settled.origin {
-            origin.endpoint.settled(length);
+            origin.endpoint.settled(settled.length);
             self.wake(&origin.endpoint);
         }
     }
 
     fn items(&mut self, batch: &Arc<Batch>, items: &[Item], settled: &mut InFlight) {
         let mut controls = std::mem::take(&mut settled.controls).into_iter();
+        let mut work = RETAINED_WORK;
         let mut completions = Vec::new();
         let mut run: Vec<Message> = Vec::new();
         let mut at = 0;
@@ -200,7 +206,7 @@ impl Dispatcher {
                 at += 1;
                 if let Some(control) = controls.next() {
                     self.complete(settled, &mut completions);
-                    self.control(control, settled);
+                    self.control(control, settled, &mut work);
                 }
                 continue;
             };
@@ -286,26 +292,26 @@ impl Dispatcher {
                     Own::Other(other) => grant = other,
                 }
             }
-            target.endpoint.deliver(run, grant);
-            self.wake(&target.endpoint);
+            if target.endpoint.deliver(run, grant) {
+                self.wake(&target.endpoint);
+            }
         }
         for id in &matched.groups {
             for message in run {
-                self.hand_to_one(*id, message);
+                self.hand_to_group(*id, message);
             }
         }
     }
 
-    fn hand_to_one(&mut self, id: GroupId, message: &Message) {
-        let Some(group) = self.tree.group(id) else {
-            return;
-        };
+    /// Gives a message to one member of a group. One whose client left just now is passed over.
+    fn hand_to_group(&mut self, id: GroupId, message: &Message) {
         let mut not = None;
-        // A member may leave between being chosen and being handed the message; then another one is asked.
-        for _ in 0..group.len() {
-            let Some(member) = group.choose(message.topic(), not) else {
-                break;
-            };
+        for _ in 0..GROUP_TRIES {
+            let chosen = self
+                .tree
+                .group(id)
+                .and_then(|group| group.choose(message.topic(), not));
+            let Some(member) = chosen else { break };
             let endpoint = member.endpoint.clone();
             if endpoint.deliver(std::slice::from_ref(message), &member.grant) {
                 self.wake(&endpoint);
@@ -316,11 +322,11 @@ impl Dispatcher {
         self.metrics.messages_dropped.add(1);
     }
 
-    fn control(&mut self, control: Control, settled: &InFlight) {
+    fn control(&mut self, control: Control, settled: &InFlight, work: &mut usize) {
         match control {
             Control::PolicyChanged => self.forget_matches(),
             Control::Redistribute(deliveries) => self.redistribute(deliveries, settled),
-            Control::Subscribe(request) => self.subscribe(request, settled),
+            Control::Subscribe(request) => self.subscribe(request, settled, work),
             Control::Unsubscribe { packet_id, filters } => {
                 self.unsubscribe(packet_id, &filters, settled)
             }
@@ -336,56 +342,64 @@ impl Dispatcher {
     }
 
     /// At this place in the sequence the subscriptions take effect and fix their retained messages (B7).
-    fn subscribe(&mut self, request: SubscribeRequest, settled: &InFlight) {
+    fn subscribe(&mut self, request: SubscribeRequest, settled: &InFlight, work: &mut usize) {
         let Some(origin) = &settled.origin else {
             return;
         };
-        let mut reasons = Vec::with_capacity(request.filters.len());
-        let (mut retained, mut complete) = (Vec::new(), true);
-        let room = origin.endpoint.room_for_retained();
-        for requested in request.filters {
-            let subscription = match requested {
-                // The policy may have changed on the way here.
-                Ok(subscription) if !origin.endpoint.confirm(&subscription.filter) => {
-                    reasons.push(ReasonCode::NotAuthorized);
-                    continue;
-                }
-                Ok(subscription) => subscription,
-                Err(reason) => {
-                    reasons.push(reason);
-                    continue;
-                }
-            };
-            let options = subscription.options;
-            let is_new = self.tree.insert(&origin.endpoint, &subscription);
-            reasons.push(granted(options.qos));
-            let wanted = match options.retain_handling {
-                RetainHandling::Send => true,
-                RetainHandling::SendIfNew => is_new,
-                RetainHandling::DoNotSend => false,
-            };
-            // A shared subscription gets no retained messages (MQTT 5 §4.8.2).
-            if wanted && subscription.filter.share.is_none() {
-                if retained.len() < room {
-                    self.fetch(&subscription, origin, &mut retained);
-                } else {
-                    complete &= self.retained.len() == 0;
-                }
-            }
-        }
+        let mut room = origin.endpoint.retained_room() / size_of::<Delivery>();
+        let mut retained = Vec::new();
+        let reasons = request
+            .filters
+            .into_iter()
+            .map(|requested| {
+                let subscription = requested?;
+                self.take_up(
+                    &origin.endpoint,
+                    &subscription,
+                    &mut retained,
+                    &mut room,
+                    work,
+                )
+                .inspect_err(|_| {
+                    origin.endpoint.refused(&subscription.filter);
+                    self.metrics.subscriptions_refused.add(1);
+                })?;
+                Ok(granted(subscription.options.qos))
+            })
+            .map(|outcome| outcome.unwrap_or_else(|reason| reason))
+            .collect();
         self.forget_matches();
-        let answer = Subscribed {
-            packet_id: request.packet_id,
-            reasons,
-            retained,
-            complete,
-        };
-        origin.endpoint.subscribed(origin.epoch, answer);
+        origin
+            .endpoint
+            .subscribed(origin.epoch, request.packet_id, reasons, retained);
     }
 
-    /// The retained messages for a new subscription.
-    fn fetch(&self, subscription: &Subscription, origin: &Origin, retained: &mut Vec<Delivery>) {
+    /// Makes one subscription and finds its retained messages; one whose retained messages would be too many to queue,
+    /// or too much work to find, is not made.
+    fn take_up(
+        &mut self,
+        endpoint: &Arc<dyn Endpoint>,
+        subscription: &Subscription,
+        retained: &mut Vec<Delivery>,
+        room: &mut usize,
+        work: &mut usize,
+    ) -> Result<(), ReasonCode> {
         let options = subscription.options;
+        let filter = subscription.matching().as_str();
+        // The policy may have changed since the client asked; what was taken away stays away (P4).
+        if !endpoint.may_subscribe(filter) {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        let is_new = self.tree.insert(endpoint, subscription);
+        let wanted = match options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => is_new,
+            RetainHandling::DoNotSend => false,
+        };
+        // A shared subscription gets no retained messages (MQTT 5 §4.8.2).
+        if !wanted || subscription.filter.share.is_some() {
+            return Ok(());
+        }
         let extra = options.id.map(|id| {
             Arc::new(Extra {
                 subscription_ids: [id].into_iter().collect(),
@@ -397,13 +411,26 @@ impl Dispatcher {
             retain_as_published: options.retain_as_published,
             extra,
         };
-        let filter = subscription.matching().as_str();
-        self.retained
-            .matching(filter, Instant::now(), &mut |message| {
-                if origin.endpoint.may_receive(message.topic()) {
-                    retained.push(Delivery::retained(message.clone(), &grant));
+        let before = retained.len();
+        let complete = self
+            .retained
+            .matching(filter, Instant::now(), work, &mut |message| {
+                if endpoint.may_receive(message.topic()) {
+                    let fits = retained.len() - before < *room;
+                    if fits {
+                        retained.push(Delivery::retained(message.clone(), &grant));
+                    }
+                    return fits;
                 }
+                true
             });
+        if complete {
+            *room -= retained.len() - before;
+            return Ok(());
+        }
+        retained.truncate(before);
+        self.tree.remove(endpoint.id(), &subscription.filter);
+        Err(ReasonCode::QuotaExceeded)
     }
 
     fn unsubscribe(
@@ -455,18 +482,13 @@ impl Dispatcher {
     }
 
     fn redeliver(&mut self, mut delivery: Delivery, mut not: Option<SessionId>) {
-        let group = delivery
-            .share()
-            .cloned()
-            .and_then(|key| self.tree.group_of(&key));
-        let Some(group) = group else {
-            self.metrics.messages_dropped.add(1);
-            return;
-        };
-        for _ in 0..group.len() {
-            let Some(member) = group.choose(delivery.message.topic(), not) else {
-                break;
-            };
+        let share = delivery.share().cloned();
+        for _ in 0..GROUP_TRIES {
+            let chosen = share
+                .as_ref()
+                .and_then(|key| self.tree.group_of(key))
+                .and_then(|group| group.choose(delivery.message.topic(), not));
+            let Some(member) = chosen else { break };
             let endpoint = member.endpoint.clone();
             delivery.qos = delivery.message.qos().min(member.grant.qos);
             delivery.extra = member.grant.extra.clone();
@@ -493,7 +515,7 @@ impl Dispatcher {
         {
             self.forget_matches();
         }
-        if matched.targets.len() <= CACHED_TARGETS {
+        if matched.targets.len() <= CACHED_TARGETS && topic.len() <= CACHED_TOPIC_BYTES {
             self.cached_targets += matched.targets.len();
             self.cache.insert(topic.into(), matched.clone());
         }

@@ -27,9 +27,17 @@ pub trait Endpoint: Send + Sync {
     /// Whether no deny rule keeps this topic from the session (P2).
     fn may_receive(&self, topic: &str) -> bool;
 
-    /// Hands over messages of one topic, in order. False: the session takes none, because it is over, or its client
-    /// is gone and it does not wait for it.
+    /// Hands over messages of one topic, in order; false if the session can hold nothing: its client is gone.
     fn deliver(&self, messages: &[Message], grant: &Grant) -> bool;
+
+    /// Whether it may (still) subscribe to this filter: the policy may have changed since it asked.
+    fn may_subscribe(&self, filter: &str) -> bool;
+
+    /// A subscription that the session asked for was not made.
+    fn refused(&self, filter: &SubscriptionFilter);
+
+    /// Bytes of retained messages that the session can queue.
+    fn retained_room(&self) -> usize;
 
     /// Takes out what waits for its client from a shared group that it has left.
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery>;
@@ -38,14 +46,14 @@ pub trait Endpoint: Send + Sync {
     /// [`Endpoint::deliver`] refuses.
     fn redeliver(&self, delivery: Delivery) -> Result<(), Delivery>;
 
-    /// Whether a subscription that was allowed when it was asked for still is; if not, the session forgets it.
-    fn confirm(&self, filter: &SubscriptionFilter) -> bool;
-
-    /// How many retained messages the session can take for new subscriptions. One set is taken whole, however large.
-    fn room_for_retained(&self) -> usize;
-
     /// The subscriptions of one SUBSCRIBE are in force: SUBACK, then the retained messages, in this order (B7).
-    fn subscribed(&self, epoch: u32, answer: Subscribed);
+    fn subscribed(
+        &self,
+        epoch: u32,
+        packet_id: PacketId,
+        reasons: Vec<ReasonCode>,
+        retained: Vec<Delivery>,
+    );
 
     fn unsubscribed(&self, epoch: u32, packet_id: PacketId, reasons: Vec<ReasonCode>);
 
@@ -57,16 +65,6 @@ pub trait Endpoint: Send + Sync {
 
     /// Tells the session's connection that something was handed over. Called once per turn of the dispatcher.
     fn wake(&self);
-}
-
-/// The answer to one SUBSCRIBE.
-#[derive(Debug)]
-pub struct Subscribed {
-    pub packet_id: PacketId,
-    pub reasons: Vec<ReasonCode>,
-    pub retained: Vec<Delivery>,
-    /// False: there was no room for all retained messages, and the connection cannot go on.
-    pub complete: bool,
 }
 
 /// The outcome of one PUBLISH at QoS > 0.

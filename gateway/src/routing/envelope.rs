@@ -47,6 +47,8 @@ pub struct Outgoing<'a> {
 pub struct Envelope {
     bytes: BytesMut,
     controls: Vec<Control>,
+    /// Bytes that the controls hold beside the envelope.
+    held: usize,
     room: usize,
 }
 
@@ -65,7 +67,7 @@ impl Envelope {
 
     /// Bytes it takes of the bus's permits.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.held
     }
 
     pub fn publish(&mut self, message: Outgoing<'_>) {
@@ -114,6 +116,7 @@ impl Envelope {
     pub fn control(&mut self, control: Control) {
         self.begin(1);
         self.bytes.put_u8(CONTROL);
+        self.held += control.weight();
         self.controls.push(control);
     }
 

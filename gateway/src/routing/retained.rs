@@ -67,7 +67,7 @@ impl Retained {
         }
         let old = self.root.find(topic).and_then(|node| node.kept.as_ref());
         let messages = self.messages + usize::from(old.is_none());
-        let bytes = self.bytes + message.cost() - old.map_or(0, |kept| kept.message.cost());
+        let bytes = self.bytes + cost(message) - old.map_or(0, |kept| cost(&kept.message));
         messages <= self.limits.messages && bytes <= self.limits.bytes
     }
 
@@ -93,7 +93,7 @@ impl Retained {
             self.expiring.insert(moment, message.topic().into());
         }
         self.messages += 1;
-        self.bytes += message.cost();
+        self.bytes += cost(&message);
         let mut node = &mut self.root;
         for level in message.topic().split('/') {
             node = node.children.entry(level.into()).or_default();
@@ -102,13 +102,18 @@ impl Retained {
         Ok(())
     }
 
-    /// Calls `visit` for each retained message that the filter matches and that has not expired.
-    pub fn matching(&self, filter: &str, now: Instant, visit: &mut dyn FnMut(&Message)) {
-        self.root.walk(Some(filter), true, &mut |kept| {
-            if !kept.message.is_expired(now) {
-                visit(&kept.message);
-            }
-        });
+    /// Calls `visit` for each retained message that the filter matches and that has not expired. False if that was not
+    /// all of them: `visit` said stop, or more topic levels than `work` would have had to be looked at.
+    pub fn matching(
+        &self,
+        filter: &str,
+        now: Instant,
+        work: &mut usize,
+        visit: &mut dyn FnMut(&Message) -> bool,
+    ) -> bool {
+        self.root.walk(Some(filter), true, work, &mut |kept| {
+            kept.message.is_expired(now) || visit(&kept.message)
+        })
     }
 
     /// Removes what has expired, at most `most` of them, so that nobody waits for it.
@@ -139,7 +144,7 @@ impl Retained {
             return;
         };
         self.messages -= 1;
-        self.bytes -= kept.message.cost();
+        self.bytes -= cost(&kept.message);
         if let Some(moment) = kept.expires {
             self.expiring.remove(&moment);
         }
@@ -153,36 +158,39 @@ impl Node {
             .try_fold(self, |node, level| node.children.get(level))
     }
 
-    fn walk(&self, filter: Option<&str>, first: bool, visit: &mut dyn FnMut(&Kept)) {
+    /// False: stopped before the end.
+    fn walk(
+        &self,
+        filter: Option<&str>,
+        first: bool,
+        work: &mut usize,
+        visit: &mut dyn FnMut(&Kept) -> bool,
+    ) -> bool {
+        let Some(left) = work.checked_sub(1) else {
+            return false;
+        };
+        *work = left;
         let Some(filter) = filter else {
-            self.kept.iter().for_each(visit);
-            return;
+            return self.kept.as_ref().is_none_or(visit);
         };
         let (level, rest) = match filter.split_once('/') {
             Some((level, rest)) => (level, Some(rest)),
             None => (filter, None),
         };
         // A leading wildcard never matches a topic that begins with $ (MQTT-4.7.2-1).
-        let hidden = |name: &str| first && name.starts_with('$');
+        let shown = |name: &str| !(first && name.starts_with('$'));
+        let mut children = self.children.iter().filter(|(name, _)| shown(name));
         match level {
+            // `a/#` matches `a` too.
             "#" => {
-                if !first {
-                    self.kept.iter().for_each(&mut *visit);
-                }
-                for (_, child) in self.children.iter().filter(|(name, _)| !hidden(name)) {
-                    child.walk(Some("#"), false, visit);
-                }
+                (first || self.kept.as_ref().is_none_or(&mut *visit))
+                    && children.all(|(_, child)| child.walk(Some("#"), false, work, visit))
             }
-            "+" => {
-                for (_, child) in self.children.iter().filter(|(name, _)| !hidden(name)) {
-                    child.walk(rest, false, visit);
-                }
-            }
-            name => {
-                if let Some(child) = self.children.get(name) {
-                    child.walk(rest, false, visit);
-                }
-            }
+            "+" => children.all(|(_, child)| child.walk(rest, false, work, visit)),
+            name => self
+                .children
+                .get(name)
+                .is_none_or(|child| child.walk(rest, false, work, visit)),
         }
     }
 
@@ -202,6 +210,14 @@ impl Node {
         kept
     }
 }
+
+/// Bytes that a retained message takes up, its place in the tree included.
+fn cost(message: &Message) -> usize {
+    message.cost() + LEVEL * message.topic().split('/').count()
+}
+
+/// Bytes of one node of the tree, about.
+const LEVEL: usize = 160;
 
 #[cfg(test)]
 mod tests {
@@ -227,9 +243,11 @@ mod tests {
 
     fn topics(retained: &Retained, filter: &str, now: Instant) -> Vec<String> {
         let mut found = Vec::new();
-        retained.matching(filter, now, &mut |message| {
-            found.push(message.topic().to_owned())
+        let all = retained.matching(filter, now, &mut usize::MAX.clone(), &mut |message| {
+            found.push(message.topic().to_owned());
+            true
         });
+        assert!(all);
         found.sort();
         found
     }
@@ -275,9 +293,9 @@ mod tests {
         kept.set(&retained("$SYS/x", b"2", None), now).unwrap();
         let mut tight = Retained::new(RetainedLimits {
             messages: 9,
-            bytes: 500,
+            bytes: 600,
         });
-        assert_eq!(tight.set(&retained("a", &[0; 500], None), now), Err(Full));
+        assert_eq!(tight.set(&retained("a", &[0; 600], None), now), Err(Full));
     }
 
     proptest! {

@@ -78,11 +78,6 @@ impl Groups {
 }
 
 impl Group {
-    /// Members.
-    pub fn len(&self) -> usize {
-        self.members.len()
-    }
-
     /// Adds a member or changes its options; true if it is new.
     pub fn join(&mut self, endpoint: &Arc<dyn Endpoint>, options: Options) -> bool {
         let extra = Extra {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{
-    endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey, Subscribed},
+    endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey},
     message::Message,
 };
 use crate::mqtt::{PacketId, ReasonCode, SubscriptionFilter};
@@ -57,6 +57,16 @@ impl Endpoint for Sink {
         true
     }
 
+    fn may_subscribe(&self, _: &str) -> bool {
+        true
+    }
+
+    fn refused(&self, _: &SubscriptionFilter) {}
+
+    fn retained_room(&self) -> usize {
+        usize::MAX
+    }
+
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery> {
         self.deliveries
             .lock()
@@ -69,17 +79,15 @@ impl Endpoint for Sink {
         Ok(())
     }
 
-    fn confirm(&self, _: &SubscriptionFilter) -> bool {
-        true
-    }
-
-    fn room_for_retained(&self) -> usize {
-        usize::MAX
-    }
-
-    fn subscribed(&self, _: u32, answer: Subscribed) {
-        self.subacks.lock().push((answer.packet_id, answer.reasons));
-        self.deliveries.lock().extend(answer.retained);
+    fn subscribed(
+        &self,
+        _: u32,
+        packet_id: PacketId,
+        reasons: Vec<ReasonCode>,
+        retained: Vec<Delivery>,
+    ) {
+        self.subacks.lock().push((packet_id, reasons));
+        self.deliveries.lock().extend(retained);
     }
 
     fn unsubscribed(&self, _: u32, packet_id: PacketId, reasons: Vec<ReasonCode>) {

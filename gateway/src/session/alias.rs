@@ -11,9 +11,14 @@ pub struct Inbound {
     topics: Vec<Option<ByteString>>,
 }
 
-/// The alias is 0, above the maximum we gave, or was never set.
+/// Why an alias means nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Invalid;
+pub enum Invalid {
+    /// Above the maximum we gave (MQTT-3.3.2-9).
+    AboveMaximum,
+    /// Used before it was set (MQTT-3.3.2-7).
+    NeverSet,
+}
 
 impl Inbound {
     /// The topic that a PUBLISH means. `maximum` is the Topic Alias Maximum of our CONNACK.
@@ -24,11 +29,16 @@ impl Inbound {
         maximum: u16,
     ) -> Result<ByteString, Invalid> {
         if alias.get() > maximum {
-            return Err(Invalid);
+            return Err(Invalid::AboveMaximum);
         }
         let place = usize::from(alias.get()) - 1;
         if topic.is_empty() {
-            return self.topics.get(place).cloned().flatten().ok_or(Invalid);
+            return self
+                .topics
+                .get(place)
+                .cloned()
+                .flatten()
+                .ok_or(Invalid::NeverSet);
         }
         if self.topics.len() <= place {
             self.topics.resize(place + 1, None);
@@ -99,8 +109,14 @@ mod tests {
     #[test]
     fn an_inbound_alias_is_set_used_and_set_anew() {
         let mut aliases = Inbound::default();
-        assert_eq!(aliases.resolve(alias(3), "".into(), 4), Err(Invalid));
-        assert_eq!(aliases.resolve(alias(5), "a".into(), 4), Err(Invalid));
+        assert_eq!(
+            aliases.resolve(alias(3), "".into(), 4),
+            Err(Invalid::NeverSet)
+        );
+        assert_eq!(
+            aliases.resolve(alias(5), "a".into(), 4),
+            Err(Invalid::AboveMaximum)
+        );
         assert_eq!(aliases.resolve(alias(3), "a".into(), 4).unwrap(), "a");
         assert_eq!(aliases.resolve(alias(3), "".into(), 4).unwrap(), "a");
         assert_eq!(aliases.resolve(alias(3), "b".into(), 4).unwrap(), "b");

@@ -6,6 +6,7 @@
 use std::{borrow::Cow, sync::Arc, task::Waker, time::Instant};
 
 use bytes::BytesMut;
+use bytestring::ByteString;
 
 use super::{
     alias,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    mqtt::{self, Ack, Connect, Packet, PeerLimits, Qos, ReasonCode, Reply, Version},
+    mqtt::{self, Ack, Connect, Packet, PacketId, PeerLimits, Qos, ReasonCode, Reply, Version},
     routing::envelope::Envelope,
 };
 
@@ -36,6 +37,13 @@ pub struct Connection {
     pub(super) aliases_in: alias::Inbound,
     pub(super) aliases_out: Option<Box<alias::Outbound>>,
     pub(super) counts: Counts,
+    /// The policy that the session's queue was filled under; a later one is asked for each message.
+    changes: u32,
+    pub(super) policy_changed: bool,
+    /// Something that was taken from the queue was not sent.
+    pub(super) dropped: bool,
+    /// A denied PUBLISH was audited: once for each connection.
+    pub(super) denied: bool,
     will: Option<Will>,
     /// Session expiry interval in seconds, as granted; DISCONNECT may change it.
     expiry: u32,
@@ -131,7 +139,6 @@ impl Connection {
             .topic_alias_maximum
             .min(settings.max_outgoing_topic_aliases);
         Connection {
-            session,
             epoch,
             version: connect.version,
             peer: PeerLimits {
@@ -145,10 +152,15 @@ impl Connection {
             aliases_in: alias::Inbound::default(),
             aliases_out: (aliases > 0).then(|| Box::new(alias::Outbound::new(aliases))),
             counts: Counts::default(),
+            changes: session.permission_changes(),
+            policy_changed: false,
+            dropped: false,
+            denied: false,
             will: connect.will.clone().map(Will::new),
             expiry: settings.session_expiry(connect.session_expiry),
             settings,
             metrics,
+            session,
         }
     }
 
@@ -201,7 +213,7 @@ impl Connection {
         }
     }
 
-    /// Writes what the session has for the client; true if there is more at once. Registers `waker` otherwise.
+    /// Writes what the session has for the client; true if there is more at once. `waker` is woken when something comes.
     pub fn pull(
         &mut self,
         mail: &mut Mail,
@@ -209,36 +221,49 @@ impl Connection {
         waker: &Waker,
         now: Instant,
     ) -> Result<bool, Ending> {
-        self.send_again(out)?;
-        let room = if self.window.is_rewound() {
-            0
-        } else {
-            self.window_size.saturating_sub(self.window.open())
-        };
+        let more = self.send_again(out, PULL)?;
+        let room = self.room();
+        self.policy_changed = self.session.permission_changes() != self.changes;
         self.session.collect(mail, room, PULL, waker);
-        // What came out of the mailbox is this connection's: a fault ends it behind the last entry, not before it.
+        // Everything that was taken is dealt with, even when the connection ends in the middle of it: messages for the
+        // next one, completions for the QoS 2 state that outlives this one.
         let mut outcome = Ok(());
         for (epoch, completion) in mail.completions.drain(..) {
-            outcome = outcome.and(self.completed(epoch, completion));
+            let completed = self.completed(epoch, completion);
+            outcome = outcome.and(completed).and_then(|()| self.send_acks(out));
         }
-        outcome = outcome.and(self.send_acks(out));
-        let mut dropped = false;
+        self.dropped = false;
         for entry in mail.entries.drain(..) {
-            match self.entry(entry, out, now) {
-                Ok(written) => dropped |= !written,
-                Err(ending) => outcome = outcome.and(Err(ending)),
+            match outcome {
+                Ok(()) => outcome = self.entry(entry, out, now),
+                Err(_) => self.keep(entry),
             }
         }
-        outcome?;
-        match mail.notice.take() {
-            Some(notice) => Err(notice.into()),
-            // What was dropped took up room in the window that others may use.
-            None => Ok(mail.more || dropped),
+        if let Some(notice) = mail.notice.take() {
+            outcome = outcome.and(Err(notice.into()));
         }
+        // What was dropped took up room in the window that others may use.
+        outcome.map(|()| more || mail.more || self.dropped)
+    }
+
+    /// Whether somebody wants this connection to end, for when it is not pulled from.
+    pub fn check_notice(&self) -> Result<(), Ending> {
+        self.session
+            .take_notice()
+            .map_or(Ok(()), |notice| Err(notice.into()))
+    }
+
+    /// Messages at QoS 1 and 2 that may be sent now.
+    fn room(&self) -> usize {
+        if self.window.is_rewound() || self.window.bytes() > self.settings.queue.bytes {
+            return 0;
+        }
+        self.window_size.saturating_sub(self.window.open())
     }
 
     /// Brings the counters up to date.
     pub fn report(&mut self) {
+        self.session.set_window_bytes(self.window.bytes());
         let Counts {
             publishes_received,
             publishes_sent,
@@ -255,10 +280,10 @@ impl Connection {
     /// Writes the acknowledgements that may leave.
     pub fn send_acks(&mut self, out: &mut BytesMut) -> Result<(), Ending> {
         while let Some((id, reason)) = self.pending.pop(Qos::AtLeastOnce) {
-            self.reply(&Reply::PubAck(Ack::new(id, reason)), out)?;
+            self.reply(&Reply::PubAck(answer(id, reason)), out)?;
         }
         while let Some((id, reason)) = self.pending.pop(Qos::ExactlyOnce) {
-            self.reply(&Reply::PubRec(Ack::new(id, reason)), out)?;
+            self.reply(&Reply::PubRec(answer(id, reason)), out)?;
         }
         Ok(())
     }
@@ -318,6 +343,7 @@ impl Connection {
                 &Reply::PubRel(Ack::new(ack.packet_id, ReasonCode::Success)),
                 out,
             ),
+            Acknowledged::Unknown if refused => Ok(()),
             Acknowledged::Unknown => self.reply(
                 &Reply::PubRel(Ack::new(
                     ack.packet_id,
@@ -335,7 +361,7 @@ impl Connection {
         } else {
             ReasonCode::PacketIdentifierNotFound
         };
-        self.reply(&Reply::PubComp(Ack::new(ack.packet_id, reason)), out)
+        self.reply(&Reply::PubComp(answer(ack.packet_id, reason)), out)
     }
 
     fn disconnect(&mut self, disconnect: &mqtt::Disconnect) -> Ending {
@@ -353,6 +379,30 @@ impl Connection {
             keeps_will: disconnect.reason != ReasonCode::Success,
         }
     }
+}
+
+/// An acknowledgement that says in words why a message was refused.
+fn answer(id: PacketId, reason: ReasonCode) -> Ack {
+    Ack {
+        reason_string: refusal(reason),
+        ..Ack::new(id, reason)
+    }
+}
+
+/// Words for a refusal, where the code is one (MQTT 5 §4.13.2).
+pub(super) fn refusal(reason: ReasonCode) -> Option<ByteString> {
+    let words = match reason {
+        reason if !reason.is_error() => return None,
+        ReasonCode::NotAuthorized => "no rule allows it, or one denies it",
+        ReasonCode::QuotaExceeded => "a limit of the gateway is reached",
+        ReasonCode::TopicNameInvalid => "the topic name is invalid or has too many levels",
+        ReasonCode::TopicFilterInvalid => "the topic filter is invalid or has too many levels",
+        ReasonCode::PacketIdentifierNotFound => {
+            "no message is under way with this packet identifier"
+        }
+        other => other.name(),
+    };
+    Some(ByteString::from_static(words))
 }
 
 /// Bytes of messages, their overhead counted, that one call of [`Connection::pull`] takes.

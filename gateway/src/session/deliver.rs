@@ -6,8 +6,8 @@ use bytes::BytesMut;
 
 use super::{
     alias,
-    connection::{Connection, Ending},
-    outgoing::Again,
+    connection::{Connection, Ending, refusal},
+    outgoing::{Again, Resent},
     queue::Entry,
 };
 use crate::{
@@ -19,47 +19,59 @@ use crate::{
 };
 
 impl Connection {
-    /// Writes an entry; false for a message that was dropped instead.
     pub(super) fn entry(
         &mut self,
         entry: Entry,
         out: &mut BytesMut,
         now: Instant,
-    ) -> Result<bool, Ending> {
-        let reply = match entry {
-            Entry::Message(delivery) => return Ok(self.send(delivery, out, now)),
-            Entry::SubAck { packet_id, reasons } => Reply::SubAck {
-                packet_id,
-                reasons,
-                reason_string: None,
-                user_properties: Vec::new(),
-            },
-            Entry::UnsubAck { packet_id, reasons } => Reply::UnsubAck {
-                packet_id,
-                reasons,
-                reason_string: None,
-                user_properties: Vec::new(),
-            },
-        };
-        self.reply(&reply, out)?;
-        Ok(true)
+    ) -> Result<(), Ending> {
+        match entry {
+            Entry::Message(delivery) => {
+                self.dropped |= !self.send(delivery, out, now);
+                Ok(())
+            }
+            Entry::SubAck { packet_id, reasons } => self.reply(
+                &Reply::SubAck {
+                    packet_id,
+                    reason_string: reasons.iter().find_map(|reason| refusal(*reason)),
+                    reasons,
+                    user_properties: Vec::new(),
+                },
+                out,
+            ),
+            Entry::UnsubAck { packet_id, reasons } => self.reply(
+                &Reply::UnsubAck {
+                    packet_id,
+                    reason_string: reasons.iter().find_map(|reason| refusal(*reason)),
+                    reasons,
+                    user_properties: Vec::new(),
+                },
+                out,
+            ),
+        }
     }
 
-    /// Sends again what an earlier connection did not finish, in order, as far as the window allows (MQTT-4.4.0-1).
-    pub(super) fn send_again(&mut self, out: &mut BytesMut) -> Result<(), Ending> {
+    /// Sends again what an earlier connection did not finish, in order, as far as the window and `most` bytes allow
+    /// (MQTT-4.4.0-1). True if there is more that may be sent at once.
+    pub(super) fn send_again(&mut self, out: &mut BytesMut, most: usize) -> Result<bool, Ending> {
         while self.window.is_rewound() && self.window.open() < self.window_size {
-            match self.window.again() {
+            if out.len() >= most {
+                return Ok(true);
+            }
+            let outcome = match self.window.again() {
                 None => break,
                 Some(Again::Release(id)) => {
                     let ack = Ack::new(id, ReasonCode::Success);
                     self.reply(&Reply::PubRel(ack), out)?;
+                    Resent::Sent
+                }
+                // D9: what is no longer allowed keeps its packet identifier and is not sent again.
+                Some(Again::Publish(_, delivery))
+                    if !self.session.may_subscribe(delivery.message.topic()) =>
+                {
+                    Resent::Kept
                 }
                 Some(Again::Publish(id, delivery)) => {
-                    // D9: what is no longer allowed keeps its packet identifier and is not sent again.
-                    if !self.session.may_receive(delivery.message.topic()) {
-                        self.window.skip();
-                        continue;
-                    }
                     let frame = PublishFrame {
                         version: self.version,
                         dup: true,
@@ -74,20 +86,34 @@ impl Connection {
                         topic_alias: None,
                         payload: delivery.message.payload(),
                     };
-                    // One that does not fit this connection's maximum packet size stays unacknowledged.
-                    if frame.write(self.peer.maximum_packet_size, out).is_ok() {
-                        self.counts.publishes_sent += 1;
-                    } else {
-                        self.window.skip();
+                    match frame.write(self.peer.maximum_packet_size, out) {
+                        Ok(_) => {
+                            self.counts.publishes_sent += 1;
+                            Resent::Sent
+                        }
+                        Err(_) => Resent::Dropped,
                     }
                 }
+            };
+            if matches!(outcome, Resent::Dropped) {
+                self.metrics.messages_dropped.add(1);
             }
+            self.window.resent(outcome);
         }
-        Ok(())
+        Ok(false)
     }
 
-    /// Sends a message for the first time, or drops it (false): expired (MQTT-3.3.2-5), larger than the client takes
-    /// (MQTT-3.1.2-25), or denied since it was dispatched (P2).
+    /// Keeps a message that was taken from the queue and cannot be sent any more: the next connection sends it.
+    pub(super) fn keep(&mut self, entry: Entry) {
+        if let Entry::Message(delivery) = entry
+            && delivery.qos != Qos::AtMostOnce
+        {
+            self.window.admit(delivery);
+        }
+    }
+
+    /// Sends a message for the first time, or drops it: expired (MQTT-3.3.2-5), or larger than the client takes
+    /// (MQTT-3.1.2-25). False if it was dropped.
     fn send(&mut self, delivery: Delivery, out: &mut BytesMut, now: Instant) -> bool {
         let expiry = delivery.message.expiry_left(now);
         if expiry == Expiry::Expired {
@@ -95,7 +121,8 @@ impl Connection {
             return false;
         }
         let topic = delivery.message.topic();
-        if !self.session.may_receive(topic) {
+        // The policy changed while this was on its way (P2).
+        if self.policy_changed && !self.session.may_subscribe(topic) {
             self.metrics.messages_dropped.add(1);
             return false;
         }

@@ -20,9 +20,14 @@ struct Wait {
 }
 
 impl Pending {
-    /// Messages at QoS 1 that wait for their PUBACK. Those at QoS 2 are counted by [`Received`].
-    pub fn at_least_once_len(&self) -> usize {
-        self.at_least_once.len()
+    /// Messages at QoS 1 and 2 that are under way, of which `received` are at QoS 2 between PUBLISH and PUBREL.
+    pub fn under_way(&self, received: usize) -> usize {
+        self.at_least_once.len() + received.max(self.exactly_once.len())
+    }
+
+    /// Answers that are due. Retransmissions that wait for theirs count: nothing a client repeats grows without a bound.
+    pub fn answers(&self) -> usize {
+        self.at_least_once.len() + self.exactly_once.len()
     }
 
     /// A PUBLISH was received. `reason` is known at once for one that was refused or is a duplicate.
@@ -94,15 +99,18 @@ pub enum Arrival {
 }
 
 impl Received {
-    pub fn publish(&mut self, id: PacketId) -> Arrival {
+    /// What a PUBLISH with this identifier would be.
+    pub fn arrival(&self, id: PacketId) -> Arrival {
         match self.ids.get(&id) {
-            None => {
-                self.ids.insert(id, Stage::Accepted);
-                Arrival::New
-            }
+            None => Arrival::New,
             Some(Stage::Accepted) => Arrival::Joins,
             Some(Stage::Safe(reason)) => Arrival::Known(*reason),
         }
+    }
+
+    /// A new message is on its way.
+    pub fn accept(&mut self, id: PacketId) {
+        self.ids.insert(id, Stage::Accepted);
     }
 
     /// The message is through the bus. A refused one gives its identifier back (MQTT 5 §4.3.3).
@@ -167,20 +175,21 @@ mod tests {
     #[test]
     fn a_retransmitted_qos_2_message_is_dispatched_once() {
         let mut received = Received::default();
-        assert_eq!(received.publish(id(7)), Arrival::New);
-        assert_eq!(received.publish(id(7)), Arrival::Joins);
+        assert_eq!(received.arrival(id(7)), Arrival::New);
+        received.accept(id(7));
+        assert_eq!(received.arrival(id(7)), Arrival::Joins);
         received.complete(id(7), ReasonCode::Success);
-        assert_eq!(received.publish(id(7)), Arrival::Known(ReasonCode::Success));
+        assert_eq!(received.arrival(id(7)), Arrival::Known(ReasonCode::Success));
         assert!(received.release(id(7)));
         assert!(!received.release(id(7)));
-        assert_eq!(received.publish(id(7)), Arrival::New);
+        assert_eq!(received.arrival(id(7)), Arrival::New);
     }
 
     #[test]
     fn a_refused_qos_2_message_frees_its_identifier() {
         let mut received = Received::default();
-        received.publish(id(7));
+        received.accept(id(7));
         received.complete(id(7), ReasonCode::QuotaExceeded);
-        assert_eq!(received.publish(id(7)), Arrival::New);
+        assert_eq!(received.arrival(id(7)), Arrival::New);
     }
 }

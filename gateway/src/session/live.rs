@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     registry::Registry,
-    session::{Notice, Session},
+    session::{Lost, Notice, Session},
 };
 use crate::{
     auth::Principal,
@@ -14,8 +14,12 @@ use crate::{
 impl Registry {
     /// The policy was replaced: every session, connected or not, is checked against it at once.
     pub async fn policy_changed(self: &Arc<Self>) {
-        for session in self.all() {
+        for (n, session) in self.all().into_iter().enumerate() {
             self.recheck(&session, None).await;
+            // Tens of thousands of sessions must not keep everybody else waiting.
+            if n % 64 == 63 {
+                tokio::task::yield_now().await;
+            }
         }
         self.forget_permissions().await;
     }
@@ -57,36 +61,29 @@ impl Registry {
         }
     }
 
-    async fn recheck(self: &Arc<Self>, session: &Arc<Session>, principal: Option<Principal>) {
-        let lost = session.apply(&self.policy().load(), principal);
+    pub(super) async fn recheck(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        principal: Option<Principal>,
+    ) {
+        let Lost { filters, shared } = session.apply(&self.policy().load(), principal);
+        let first = filters.first().map(|filter| filter.as_str().into());
         let mut envelope = Envelope::default();
-        if !lost.filters.is_empty() {
-            envelope.control(Control::Revoke(lost.filters));
+        if !filters.is_empty() {
+            envelope.control(Control::Revoke(filters));
         }
-        if !lost.shared.is_empty() {
-            envelope.control(Control::Redistribute(lost.shared));
+        if !shared.is_empty() {
+            envelope.control(Control::Redistribute(shared));
         }
         self.send(session, envelope).await;
         // No client goes silently deaf.
-        if let Some(first) = lost.first {
+        if let Some(first) = first {
             session.notify(Notice::SubscriptionLost(first));
         }
     }
 
-    /// A session that was just resumed is checked again by the roles of this login (P3), and by a policy that came
-    /// while it was.
-    pub(super) async fn check_again(self: &Arc<Self>, session: &Arc<Session>, before: &Principal) {
-        let now = session.principal();
-        let same_roles = before.roles == now.roles && before.device == now.device;
-        if same_roles && session.permissions().generation() == self.policy().generation() {
-            return;
-        }
-        self.recheck(session, None).await;
-        self.forget_permissions().await;
-    }
-
     /// What the dispatcher remembers about who may receive what no longer holds.
-    async fn forget_permissions(self: &Arc<Self>) {
+    pub(super) async fn forget_permissions(self: &Arc<Self>) {
         let mut envelope = Envelope::default();
         envelope.control(Control::PolicyChanged);
         self.bus().publish_when_possible(0, envelope, None).await;

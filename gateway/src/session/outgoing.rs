@@ -16,13 +16,15 @@ pub struct Window {
     sent: usize,
     /// Slots that take up the client's Receive Maximum.
     open: usize,
+    /// Bytes of the messages that are kept.
+    bytes: usize,
 }
 
 struct Slot {
     given: u64,
-    /// Whether it takes up the client's Receive Maximum on this connection.
-    open: bool,
     state: State,
+    /// It counts in `open`: it was sent on this connection.
+    counted: bool,
 }
 
 /// How far a message got.
@@ -37,6 +39,15 @@ enum State {
 pub enum Again<'a> {
     Publish(PacketId, &'a Delivery),
     Release(PacketId),
+}
+
+/// What became of a message that was to be sent again.
+pub enum Resent {
+    Sent,
+    /// It is no longer allowed: it keeps its packet identifier and is not sent (D9).
+    Kept,
+    /// It does not fit the client: as if it had been sent and finished (MQTT-3.1.2-25).
+    Dropped,
 }
 
 /// What became of an acknowledgement.
@@ -68,10 +79,20 @@ impl Window {
     pub fn admit(&mut self, delivery: Delivery) -> Option<PacketId> {
         let given = self.free()?;
         self.given = given;
+        // One that may wait long must not keep its whole envelope in memory.
+        let delivery = if self.slots.len() >= WAITING {
+            Delivery {
+                message: delivery.message.detach(),
+                ..delivery
+            }
+        } else {
+            delivery
+        };
+        self.bytes += delivery.message.cost();
         self.slots.push_back(Slot {
             given,
-            open: true,
             state: State::Published(delivery),
+            counted: true,
         });
         self.sent = self.slots.len();
         self.open += 1;
@@ -101,7 +122,7 @@ impl Window {
                 return Acknowledged::Wrong;
             }
             _ if refused => self.remove(place),
-            _ => self.slots[place].state = State::Released,
+            _ => self.release(place),
         }
         Acknowledged::Known
     }
@@ -119,12 +140,17 @@ impl Window {
         }
     }
 
+    /// Bytes of messages that the client may still ask for again.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// A new connection: everything is to be sent again, in order.
     pub fn rewind(&mut self) {
         self.sent = 0;
         self.open = 0;
         for slot in &mut self.slots {
-            slot.open = false;
+            slot.counted = false;
         }
     }
 
@@ -133,12 +159,9 @@ impl Window {
         self.sent < self.slots.len()
     }
 
-    /// The next one to send again.
-    pub fn again(&mut self) -> Option<Again<'_>> {
-        let slot = self.slots.get_mut(self.sent)?;
-        self.sent += 1;
-        self.open += 1;
-        slot.open = true;
+    /// The next one to send again; say what became of it with [`Window::resent`].
+    pub fn again(&self) -> Option<Again<'_>> {
+        let slot = self.slots.get(self.sent)?;
         let id = identifier(slot.given);
         Some(match &slot.state {
             State::Published(delivery) => Again::Publish(id, delivery),
@@ -146,38 +169,62 @@ impl Window {
         })
     }
 
-    /// The one that [`Window::again`] gave last is not sent on this connection: the client cannot acknowledge it, so it
-    /// must not take up its Receive Maximum.
-    pub fn skip(&mut self) {
-        if let Some(slot) = self.sent.checked_sub(1).and_then(|n| self.slots.get_mut(n)) {
-            self.open -= usize::from(std::mem::take(&mut slot.open));
+    /// What became of the one that [`Window::again`] gave.
+    pub fn resent(&mut self, outcome: Resent) {
+        let Some(slot) = self.slots.get_mut(self.sent) else {
+            return;
+        };
+        match outcome {
+            Resent::Sent => {
+                slot.counted = true;
+                self.open += 1;
+                self.sent += 1;
+            }
+            Resent::Kept => self.sent += 1,
+            Resent::Dropped => self.remove(self.sent),
         }
     }
 
     /// Takes out the messages at QoS 1 of shared groups: their client left, another member gets them (S4).
     pub fn take_shared(&mut self) -> Vec<Delivery> {
-        let mut out = Vec::new();
-        self.slots.retain_mut(|slot| match &slot.state {
-            State::Published(delivery)
-                if delivery.qos == Qos::AtLeastOnce && delivery.share().is_some() =>
-            {
-                out.push(delivery.clone());
-                false
+        let is_shared = |slot: &Slot| match &slot.state {
+            State::Published(delivery) => {
+                delivery.qos == Qos::AtLeastOnce && delivery.share().is_some()
             }
-            _ => true,
-        });
-        // The connection is over: what is left is sent again on the next one.
-        self.rewind();
+            State::Released => false,
+        };
+        let mut out = Vec::new();
+        let mut place = 0;
+        while let Some(slot) = self.slots.get(place) {
+            match &slot.state {
+                State::Published(delivery) if is_shared(slot) => {
+                    out.push(delivery.clone());
+                    self.remove(place);
+                }
+                _ => place += 1,
+            }
+        }
         out
     }
 
+    /// The message is the client's: only its identifier stays.
+    fn release(&mut self, place: usize) {
+        let was = std::mem::replace(&mut self.slots[place].state, State::Released);
+        self.bytes -= was.cost();
+    }
+
     fn remove(&mut self, place: usize) {
-        let open = self.slots.remove(place).is_some_and(|slot| slot.open);
-        self.open -= usize::from(open);
+        let Some(slot) = self.slots.remove(place) else {
+            return;
+        };
+        self.bytes -= slot.state.cost();
         if place < self.sent {
             self.sent -= 1;
         }
-        if self.slots.is_empty() && self.slots.capacity() > 32 {
+        if slot.counted {
+            self.open -= 1;
+        }
+        if self.slots.is_empty() && self.slots.capacity() > WAITING {
             self.slots.shrink_to(0);
         }
     }
@@ -203,6 +250,18 @@ impl Window {
             given += 1;
         }
         None
+    }
+}
+
+/// Messages in flight from which on new ones are copied out of their envelopes.
+const WAITING: usize = 32;
+
+impl State {
+    fn cost(&self) -> usize {
+        match self {
+            State::Published(delivery) => delivery.message.cost(),
+            State::Released => 0,
+        }
     }
 }
 
@@ -290,6 +349,7 @@ mod tests {
                 ),
                 Again::Release(id) => (id, "PUBREL".to_owned()),
             });
+            window.resent(Resent::Sent);
         }
         assert_eq!(
             seen,

@@ -3,6 +3,7 @@
 use bytestring::ByteString;
 
 use super::{
+    alias::Invalid,
     connection::{Connection, Ending},
     incoming::Arrival,
 };
@@ -23,27 +24,18 @@ impl Connection {
     ) -> Result<(), Ending> {
         self.counts.publishes_received += 1;
         let topic = self.topic_of(publish)?;
-        if let Err(error) = validate_topic_name(&topic, self.settings.max_topic_levels) {
-            return Err(Ending::fault(
-                ReasonCode::TopicNameInvalid,
-                format!("PUBLISH: {error}"),
-            ));
-        }
-        if !self.arrives(publish)? {
+        if self.repeats(publish)? {
             return Ok(());
         }
-        match self.refusal(publish, &topic) {
-            Ok(None) => {}
-            Ok(Some(refusal)) => {
-                self.refuse(publish, refusal);
-                return Ok(());
-            }
-            Err(ending) => {
-                self.forget(publish);
-                return Err(ending);
-            }
+        if let Some(refusal) = self.refusal(publish, &topic)? {
+            self.refuse(publish, refusal);
+            return Ok(());
         }
         if let Some(id) = publish.packet_id {
+            // From here on the message is on its way, whatever becomes of the connection.
+            if publish.qos == Qos::ExactlyOnce {
+                self.received.accept(id);
+            }
             self.pending.push(publish.qos, id, None);
         }
         envelope.publish(Outgoing {
@@ -67,18 +59,18 @@ impl Connection {
         } = completion;
         if qos == Qos::ExactlyOnce {
             self.received.complete(packet_id, reason);
-        } else if epoch != self.epoch {
-            // D3: a QoS 1 completion of an earlier connection is nothing to this one.
-            return Ok(());
         }
-        if reason.is_error() && !self.version.is_v5() {
+        // D3: a QoS 1 completion of an earlier connection is nothing to this one; a QoS 2 one is what a
+        // retransmission on this connection waits for.
+        if qos == Qos::ExactlyOnce || epoch == self.epoch {
+            self.pending.complete(qos, packet_id, reason);
+        }
+        if reason.is_error() && epoch == self.epoch && !self.version.is_v5() {
             return Err(Ending::fault(
                 reason,
                 "a message was refused at a limit, which v3 cannot say otherwise",
             ));
         }
-        // D3: at QoS 2 a retransmission on this connection may wait for the message of an earlier one.
-        self.pending.complete(qos, packet_id, reason);
         Ok(())
     }
 
@@ -92,54 +84,64 @@ impl Connection {
                     publish.topic.clone(),
                     self.settings.topic_alias_maximum,
                 )
-                .map_err(|_| {
-                    let maximum = self.settings.topic_alias_maximum;
-                    Ending::fault(
+                .map_err(|invalid| match invalid {
+                    Invalid::AboveMaximum => Ending::fault(
                         ReasonCode::TopicAliasInvalid,
-                        format!("topic alias {alias} is above {maximum} or was never set"),
-                    )
+                        format!(
+                            "topic alias {alias} is above the maximum of {}",
+                            self.settings.topic_alias_maximum
+                        ),
+                    ),
+                    Invalid::NeverSet => Ending::fault(
+                        ReasonCode::ProtocolError,
+                        format!("topic alias {alias} was never set on this connection"),
+                    ),
                 }),
         }
     }
 
-    /// Takes the packet identifier into use; false for a retransmission, which is answered and not dispatched.
-    fn arrives(&mut self, publish: &Publish) -> Result<bool, Ending> {
+    /// Whether it is a retransmission, which is answered and not dispatched.
+    fn repeats(&mut self, publish: &Publish) -> Result<bool, Ending> {
         let Some(id) = publish.packet_id else {
-            return Ok(true);
+            return Ok(false);
         };
-        if publish.qos == Qos::ExactlyOnce {
-            match self.received.publish(id) {
-                Arrival::New => {}
-                Arrival::Joins => {
-                    self.pending.push(Qos::ExactlyOnce, id, None);
-                    return Ok(false);
-                }
-                Arrival::Known(reason) => {
-                    self.pending.push(Qos::ExactlyOnce, id, Some(reason));
-                    return Ok(false);
-                }
-            }
-        }
         // v3 has no Receive Maximum: its clients are bounded by their packet identifiers.
         let most = if self.version.is_v5() {
             usize::from(self.settings.receive_maximum)
         } else {
             usize::from(u16::MAX)
         };
-        if self.pending.at_least_once_len() + self.received.len() > most {
-            self.forget(publish);
+        let arrival = match publish.qos {
+            Qos::ExactlyOnce => self.received.arrival(id),
+            _ => Arrival::New,
+        };
+        // One that is sent again is among those under way already.
+        let under_way = match arrival {
+            Arrival::New => self.pending.under_way(self.received.len()),
+            Arrival::Joins | Arrival::Known(_) => self.pending.answers(),
+        };
+        if under_way >= most {
             return Err(Ending::fault(
                 ReasonCode::ReceiveMaximumExceeded,
                 format!("more than {most} messages at QoS 1 and 2 are under way (MQTT-3.3.4-9)"),
             ));
         }
+        match arrival {
+            Arrival::New => return Ok(false),
+            Arrival::Joins => self.pending.push(Qos::ExactlyOnce, id, None),
+            Arrival::Known(reason) => self.pending.push(Qos::ExactlyOnce, id, Some(reason)),
+        }
         Ok(true)
     }
 
     /// Why this message is not taken, if it is not.
-    fn refusal(&self, publish: &Publish, topic: &str) -> Result<Option<ReasonCode>, Ending> {
+    fn refusal(&mut self, publish: &Publish, topic: &str) -> Result<Option<ReasonCode>, Ending> {
+        // What the decoder lets through and our limits do not.
+        if validate_topic_name(topic, self.settings.max_topic_levels).is_err() {
+            return Ok(Some(ReasonCode::TopicNameInvalid));
+        }
         if !self.session.may_publish(topic) {
-            tracing::debug!(client = %self.session.client_id(), topic, "PUBLISH denied");
+            self.audit_denial(topic);
             if !self.version.is_v5() && self.settings.denied_publish == DeniedPublish::Disconnect {
                 return Err(Ending::fault(
                     ReasonCode::NotAuthorized,
@@ -148,9 +150,9 @@ impl Connection {
             }
             return Ok(Some(ReasonCode::NotAuthorized));
         }
-        // N4: what must be kept has no room; what is only passed on goes through.
-        if publish.qos != Qos::AtMostOnce && self.over_budget() {
-            if !self.version.is_v5() {
+        // N4: there is no room for more.
+        if self.over_budget() {
+            if publish.qos != Qos::AtMostOnce && !self.version.is_v5() {
                 return Err(Ending::fault(
                     ReasonCode::QuotaExceeded,
                     "the gateway's memory budget is used up",
@@ -159,13 +161,6 @@ impl Connection {
             return Ok(Some(ReasonCode::QuotaExceeded));
         }
         Ok(None)
-    }
-
-    /// A new message that ends its connection was not taken: sent again on the next one, it is new again.
-    fn forget(&mut self, publish: &Publish) {
-        if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.packet_id) {
-            self.received.release(id);
-        }
     }
 
     fn refuse(&mut self, publish: &Publish, reason: ReasonCode) {
@@ -177,13 +172,23 @@ impl Connection {
         } else {
             ReasonCode::Success
         };
-        if publish.qos == Qos::ExactlyOnce {
+        if publish.qos == Qos::ExactlyOnce && !answer.is_error() {
+            self.received.accept(id);
             self.received.complete(id, answer);
         }
         self.pending.push(publish.qos, id, Some(answer));
     }
 
+    /// One line for each connection; the metric counts them all.
+    fn audit_denial(&mut self, topic: &str) {
+        if !std::mem::replace(&mut self.denied, true) {
+            let principal = self.session.principal();
+            let client = self.session.client_id();
+            tracing::warn!(target: "postern::audit", %principal, ?client, ?topic, "PUBLISH denied; more of this connection are only counted");
+        }
+    }
+
     fn over_budget(&self) -> bool {
-        self.metrics.bytes_queued.get() as usize > self.settings.memory_budget
+        self.metrics.memory_held() > self.settings.memory_budget
     }
 }

@@ -43,8 +43,6 @@ pub struct Queue {
     assured: VecDeque<(u64, Delivery)>,
     aside: VecDeque<(u64, Aside)>,
     bytes: usize,
-    /// Messages in retained sets on their way. Their content is the retained store's.
-    retained: usize,
     /// Messages and bytes that the gauges know of.
     reported: (usize, usize),
 }
@@ -74,8 +72,11 @@ impl Queue {
             }
         } else {
             while self.bytes + cost > limits.bytes && self.drop_oldest_fleeting(metrics) {}
-            let messages = limits.messages.saturating_sub(1);
-            self.make_room(messages, limits.bytes.saturating_sub(cost), metrics);
+            while self.assured.len() >= limits.messages
+                || (self.bytes + cost > limits.bytes && !self.assured.is_empty())
+            {
+                self.drop_oldest_assured(metrics);
+            }
         }
         self.admit(delivery);
     }
@@ -109,8 +110,8 @@ impl Queue {
         self.aside
             .push_back((number, Aside::SubAck { packet_id, reasons }));
         if !retained.is_empty() {
-            self.retained += retained.len();
             let number = self.number();
+            self.bytes += retained.len() * POINTER;
             self.aside
                 .push_back((number, Aside::Retained(retained.into_iter())));
         }
@@ -154,21 +155,19 @@ impl Queue {
         for (_, delivery) in std::mem::take(&mut self.fleeting) {
             self.forget(&delivery);
         }
+        // A retained set keeps its place: what is newer stays behind it (B7).
+        let mut waiting: Vec<_> = std::mem::take(&mut self.assured).into();
         for (number, aside) in std::mem::take(&mut self.aside) {
-            let Aside::Retained(deliveries) = aside else {
-                continue;
-            };
-            // They keep their place: what is newer must not be overtaken by an older value (B7).
-            let place = self.assured.partition_point(|(other, _)| *other < number);
-            let newer = self.assured.split_off(place);
-            for delivery in deliveries.filter(|delivery| delivery.qos != Qos::AtMostOnce) {
-                self.bytes += delivery.message.cost();
-                self.assured.push_back((number, delivery));
+            if let Aside::Retained(deliveries) = aside {
+                let kept = deliveries.filter(|delivery| delivery.qos != Qos::AtMostOnce);
+                waiting.extend(kept.map(|delivery| (number, delivery)));
             }
-            self.assured.extend(newer);
         }
-        self.retained = 0;
-        self.make_room(limits.messages, limits.bytes, metrics);
+        waiting.sort_by_key(|(number, _)| *number);
+        self.bytes = 0;
+        for (_, delivery) in waiting {
+            self.push(delivery, limits, metrics);
+        }
         self.fleeting.shrink_to_fit();
         self.aside.shrink_to_fit();
     }
@@ -187,9 +186,9 @@ impl Queue {
         }
         for (_, aside) in &mut self.aside {
             if let Aside::Retained(deliveries) = aside {
-                self.retained -= deliveries.len();
+                let before = deliveries.len();
                 let kept: Vec<_> = std::mem::take(deliveries).filter(&keep).collect();
-                self.retained += kept.len();
+                self.bytes -= (before - kept.len()) * POINTER;
                 *deliveries = kept.into_iter();
             }
         }
@@ -201,7 +200,7 @@ impl Queue {
 
     /// Brings the gauges up to date: once for a whole round of changes.
     pub fn report(&mut self, metrics: &Metrics) {
-        let now = (self.len(), self.bytes());
+        let now = (self.len(), self.bytes);
         let was = std::mem::replace(&mut self.reported, now);
         metrics.messages_queued.shift(was.0, now.0);
         metrics.bytes_queued.shift(was.1, now.1);
@@ -217,19 +216,14 @@ impl Queue {
     }
 
     pub fn bytes(&self) -> usize {
-        self.bytes + self.retained * size_of::<Delivery>()
-    }
-
-    /// Retained messages that may be fetched for new subscriptions beside those that are on their way already.
-    pub fn room_for_retained(&self, limits: QueueLimits) -> usize {
-        (limits.bytes / size_of::<Delivery>()).saturating_sub(self.retained)
+        self.bytes
     }
 
     /// Empties it, at the end of its session.
     pub fn clear(&mut self) {
         self.take_out(|_| false);
         self.aside.clear();
-        self.retained = 0;
+        self.bytes = 0;
     }
 
     /// `None`: nothing may leave. `Some(None)`: a retained set is through, look again.
@@ -247,7 +241,7 @@ impl Queue {
                     return Some(None);
                 };
                 let taken = if next.qos == Qos::AtMostOnce || window {
-                    self.retained -= 1;
+                    self.bytes -= POINTER;
                     deliveries.next()
                 } else {
                     None
@@ -267,12 +261,8 @@ impl Queue {
         true
     }
 
-    /// Drops the oldest messages at QoS 1 and 2 until no more than this is left.
-    fn make_room(&mut self, messages: usize, bytes: usize, metrics: &Metrics) {
-        while self.assured.len() > messages || self.bytes > bytes {
-            let Some((_, delivery)) = self.assured.pop_front() else {
-                return;
-            };
+    fn drop_oldest_assured(&mut self, metrics: &Metrics) {
+        if let Some((_, delivery)) = self.assured.pop_front() {
             self.forget(&delivery);
             metrics.messages_dropped.add(1);
         }
@@ -290,6 +280,8 @@ impl Queue {
 
 /// Messages in a queue from which on new ones are copied out of their envelopes.
 const WAITING: usize = 32;
+/// Bytes of one retained message on its way: the message itself is the retained set's.
+const POINTER: usize = size_of::<Delivery>();
 /// Entries an empty line may keep room for.
 const SPARE: usize = 128;
 /// The number of an entry that is not there.

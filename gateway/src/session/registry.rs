@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -41,6 +41,8 @@ pub struct Registry {
     pub(super) agenda: Agenda,
     metrics: Arc<Metrics>,
     next: AtomicU64,
+    /// No session is given any more.
+    closing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -71,7 +73,14 @@ pub enum Refused {
     Full,
     /// The principal has as many sessions as it may have.
     TooMany,
+    /// The connection that has the session does not let go of it.
+    Busy,
+    /// The gateway is shutting down.
+    Closing,
 }
+
+/// How long the connection that has a session may take to leave it.
+const TAKEOVER: Duration = Duration::from_secs(10);
 
 impl Refused {
     pub fn reason(self) -> ReasonCode {
@@ -79,6 +88,8 @@ impl Refused {
             Refused::Foreign => ReasonCode::ClientIdentifierNotValid,
             Refused::Full => ReasonCode::ServerBusy,
             Refused::TooMany => ReasonCode::QuotaExceeded,
+            Refused::Busy => ReasonCode::ServerBusy,
+            Refused::Closing => ReasonCode::ServerShuttingDown,
         }
     }
 
@@ -87,6 +98,8 @@ impl Refused {
             Refused::Foreign => "the client identifier belongs to another user",
             Refused::Full => "the gateway has as many sessions as it can hold",
             Refused::TooMany => "this user has as many sessions as it may have",
+            Refused::Busy => "the session is still in use, try again",
+            Refused::Closing => "the gateway is shutting down",
         }
     }
 }
@@ -106,6 +119,7 @@ impl Registry {
             agenda: Agenda::default(),
             metrics,
             next: AtomicU64::new(1),
+            closing: AtomicBool::new(false),
         })
     }
 
@@ -135,6 +149,9 @@ impl Registry {
     ) -> Result<Claimed, Refused> {
         let settings = self.settings();
         loop {
+            if self.closing.load(Relaxed) {
+                return Err(Refused::Closing);
+            }
             let session = match self.find_or_open(&connect.client_id, &principal, &settings)? {
                 Found::Opened(session) => {
                     return Ok(self.attach(session, connect, principal, settings, None));
@@ -147,10 +164,15 @@ impl Registry {
                     continue;
                 }
                 let free = !std::mem::replace(&mut rest.attached, true);
-                free.then(|| (rest.carry.take(), rest.will.take()))
+                free.then(|| {
+                    // While nobody can leave a notice for this connection yet.
+                    session.clear_notice();
+                    (rest.carry.take(), rest.will.take())
+                })
             };
             let Some((carry, will)) = resting else {
-                session.take_over().await;
+                let left = tokio::time::timeout(TAKEOVER, session.take_over()).await;
+                left.map_err(|_| Refused::Busy)?;
                 continue;
             };
             self.agenda.forget(session.id());
@@ -159,10 +181,19 @@ impl Registry {
                 self.end(&session, will).await;
                 continue;
             }
-            let before = session.principal();
             let carry = Some(carry.unwrap_or_default());
+            let before = session.principal();
+            let other_roles = before.roles != principal.roles || before.device != principal.device;
+            let login = other_roles.then(|| principal.clone());
             let claimed = self.attach(session.clone(), connect, principal, settings, carry);
-            self.check_again(&session, &before).await;
+            // P3: what it subscribed to is checked by what its login entitles it to now.
+            self.recheck(&session, login).await;
+            if other_roles {
+                self.forget_permissions().await;
+            }
+            if let Some(filter) = session.take_lost() {
+                session.notify(Notice::SubscriptionLost(filter));
+            }
             return Ok(claimed);
         }
     }
@@ -230,7 +261,7 @@ impl Registry {
             let revoked = session.is_revoked();
             if !revoked {
                 leave(&mut rest);
-                (rest.attached, rest.wanted) = (false, false);
+                rest.attached = false;
             }
             revoked
         };
@@ -270,24 +301,32 @@ impl Registry {
 
     /// Tells every connection to leave; the wills of those that do not say goodbye are published.
     pub fn shut_down(&self) {
+        self.closing.store(true, Relaxed);
         for session in self.all() {
             session.notify(Notice::ShuttingDown);
         }
     }
 
-    /// Ends the connection that holds the most, while all together hold more than the budget (N4).
+    /// Takes from the session that holds the most, while all together hold more than the budget (N4): its connection
+    /// ends; where nobody is connected, what waits is dropped.
     pub fn relieve(&self) {
-        if self.metrics.bytes_queued.get() as usize <= self.settings.load().memory_budget {
+        if self.metrics.memory_held() <= self.settings.load().memory_budget {
             return;
         }
-        let largest = self
-            .all()
-            .into_iter()
-            .filter(|s| s.is_online())
-            .max_by_key(|s| s.queued_bytes());
-        if let Some(session) = largest {
-            tracing::warn!(client = %session.client_id(), bytes = session.queued_bytes(), "over limits.memory_budget: closing the largest holder");
+        let held = |session: &Arc<Session>| session.queued_bytes() + session.window_bytes();
+        let Some(session) = self.all().into_iter().max_by_key(held) else {
+            return;
+        };
+        let client = session.client_id();
+        tracing::warn!(
+            ?client,
+            bytes = held(&session),
+            "over limits.memory_budget: the largest holder gives way"
+        );
+        if session.is_online() {
             session.notify(Notice::OutOfMemory);
+        } else {
+            session.drop_queue();
         }
     }
 
@@ -357,16 +396,19 @@ impl Registry {
                 Ok(Found::Existing(session.clone()))
             } else {
                 self.metrics.sessions_foreign.add(1);
+                tracing::warn!(target: "postern::audit", %principal, client = ?client_id, "the client identifier belongs to another principal");
                 Err(Refused::Foreign)
             };
         }
         if sessions.by_client.len() >= settings.max_sessions {
             return Err(Refused::Full);
         }
-        if sessions
-            .by_owner
-            .get(&owner)
-            .is_some_and(|count| *count >= settings.max_sessions_per_principal)
+        // Anonymous clients have no name to be counted by; the limit on all sessions holds.
+        if !principal.anonymous
+            && sessions
+                .by_owner
+                .get(&owner)
+                .is_some_and(|count| *count >= settings.max_sessions_per_principal)
         {
             return Err(Refused::TooMany);
         }
@@ -399,12 +441,7 @@ impl Registry {
     ) -> Claimed {
         let session_expiry = settings.session_expiry(connect.session_expiry);
         let session_present = carry.is_some();
-        let epoch = session.connect(
-            principal,
-            &self.policy.load(),
-            settings.queue,
-            session_expiry > 0,
-        );
+        let epoch = session.connect(principal, &self.policy, settings.queue, session_expiry > 0);
         self.metrics.clients_connected.add(1);
         let connected = self.metrics.clients_connected.get();
         if connected > self.metrics.clients_maximum.get() {

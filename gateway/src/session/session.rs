@@ -26,13 +26,13 @@ use super::{
     will::Will,
 };
 use crate::{
-    acl::{Permissions, Policy, Subject},
+    acl::{Permissions, Policy, PolicyHandle, Subject},
     auth::Principal,
     metrics::Metrics,
     mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter},
     routing::{
         control::{Options, Subscription},
-        endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey, Subscribed},
+        endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey},
         message::Message,
     },
 };
@@ -43,6 +43,8 @@ pub struct Session {
     /// Its principal owns it (S5); roles are those of the last login (P3).
     principal: ArcSwap<Principal>,
     permissions: ArcSwap<Permissions>,
+    /// Changes of policy or roles that were applied.
+    changes: AtomicU32,
     /// The ingress link of the bus that all its connections use (B1).
     link: u8,
     /// The number of its current network connection, from 1.
@@ -52,6 +54,8 @@ pub struct Session {
     revoked: AtomicBool,
     /// Bytes of its envelopes that have not passed the dispatcher.
     outstanding: AtomicUsize,
+    /// Bytes of messages in flight to its client, as the budget knows them.
+    window_bytes: AtomicUsize,
     mailbox: Mutex<Mailbox>,
     /// By the filter's text, as the client sent it.
     subscriptions: Mutex<HashMap<ByteString, Subscription>>,
@@ -68,8 +72,16 @@ struct Mailbox {
     completions: Vec<(u32, Completion)>,
     waker: Option<Waker>,
     notice: Option<Notice>,
-    /// The session is over: it takes nothing more, however long the dispatcher still knows it.
-    ended: bool,
+    /// A subscription that a policy change took away while the client was away.
+    lost: Option<ByteString>,
+}
+
+/// What a policy change took from a session.
+#[derive(Default)]
+pub(super) struct Lost {
+    pub filters: Vec<SubscriptionFilter>,
+    /// Messages of shared groups, for other members.
+    pub shared: Vec<Delivery>,
 }
 
 /// Why the gateway ends a connection from outside of it.
@@ -101,8 +113,6 @@ pub struct Carry {
 pub(super) struct Rest {
     /// A connection is up or on its way: the session may not be claimed.
     pub attached: bool,
-    /// Another connection waits for the one that is attached to leave.
-    pub wanted: bool,
     /// The session is over: whoever holds it must look again.
     pub ended: bool,
     pub carry: Option<Carry>,
@@ -120,16 +130,6 @@ pub struct Mail {
     pub notice: Option<Notice>,
     /// There is more that may leave.
     pub more: bool,
-}
-
-/// What a session lost by a change of policy.
-#[derive(Default)]
-pub(super) struct Lost {
-    /// One of the filters, as the client sent it.
-    pub first: Option<ByteString>,
-    pub filters: Vec<SubscriptionFilter>,
-    /// Messages of shared groups, for other members.
-    pub shared: Vec<Delivery>,
 }
 
 impl Mail {
@@ -159,19 +159,21 @@ impl Session {
             client_id,
             principal: ArcSwap::from_pointee(principal),
             permissions: ArcSwap::from_pointee(permissions),
+            changes: AtomicU32::new(0),
             link,
             epoch: AtomicU32::new(0),
             online: AtomicBool::new(false),
             persistent: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
             outstanding: AtomicUsize::new(0),
+            window_bytes: AtomicUsize::new(0),
             mailbox: Mutex::new(Mailbox {
                 queue: Queue::default(),
                 limits,
                 completions: Vec::new(),
                 waker: None,
                 notice: None,
-                ended: false,
+                lost: None,
             }),
             subscriptions: Mutex::default(),
             rest: Mutex::default(),
@@ -190,6 +192,11 @@ impl Session {
 
     pub fn permissions(&self) -> Arc<Permissions> {
         self.permissions.load_full()
+    }
+
+    /// How often its permissions have changed: a connection compares it with what it began with.
+    pub fn permission_changes(&self) -> u32 {
+        self.changes.load(Relaxed)
     }
 
     /// Whether it may publish to this topic, by the permissions of this moment.
@@ -219,16 +226,18 @@ impl Session {
         self.open().queue.bytes()
     }
 
-    /// Ends its connection, if there is one. The first notice counts.
+    /// Ends its connection, if there is one or one is on its way. The first notice counts.
     pub fn notify(&self, notice: Notice) {
+        let rest = self.rest.lock();
+        if !rest.attached || rest.ended {
+            return;
+        }
         let waker = {
             let mut mailbox = self.open();
-            if !self.online.load(Relaxed) {
-                return;
-            }
             mailbox.notice.get_or_insert(notice);
             mailbox.waker.clone()
         };
+        drop(rest);
         waker.inspect(Waker::wake_by_ref);
     }
 
@@ -236,17 +245,25 @@ impl Session {
     pub(super) async fn take_over(&self) {
         let mut left = std::pin::pin!(self.left.notified());
         left.as_mut().enable();
-        {
-            let mut rest = self.rest.lock();
-            // It may have left in between, or be over.
-            if !rest.attached || rest.ended {
-                return;
-            }
-            // A connection that is still on its way finds this when it is there.
-            rest.wanted = true;
+        // It may have left in between.
+        let held = {
+            let rest = self.rest.lock();
+            rest.attached && !rest.ended
+        };
+        if held {
+            self.notify(Notice::TakenOver);
+            left.await;
         }
-        self.notify(Notice::TakenOver);
-        left.await;
+    }
+
+    /// The claim of a session begins: notices for the connection before it are nothing to the next.
+    pub(super) fn clear_notice(&self) {
+        self.open().notice = None;
+    }
+
+    /// What its connection is to be told, if it is to end.
+    pub fn take_notice(&self) -> Option<Notice> {
+        self.open().notice.take()
     }
 
     /// Takes entries for which the window has room, up to some bytes, and registers `waker` if nothing more may leave.
@@ -267,11 +284,10 @@ impl Session {
             mail.entries.push(entry);
         }
         mail.more = taken >= bytes && mailbox.queue.is_ready(window > 0);
-        if !mail.more
-            && !mailbox
-                .waker
-                .as_ref()
-                .is_some_and(|known| known.will_wake(waker))
+        if !mailbox
+            .waker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
         {
             mailbox.waker = Some(waker.clone());
         }
@@ -281,29 +297,26 @@ impl Session {
     pub(super) fn connect(
         &self,
         principal: Principal,
-        policy: &Policy,
+        policy: &PolicyHandle,
         limits: QueueLimits,
         persistent: bool,
     ) -> u32 {
-        self.permissions
-            .store(Arc::new(permissions(policy, &principal, &self.client_id)));
         self.principal.store(Arc::new(principal));
+        // Once more if the policy changed meanwhile: the change may have passed this session before the login's
+        // permissions were stored.
+        loop {
+            let fresh = permissions(&policy.load(), &self.principal.load(), &self.client_id);
+            let generation = fresh.generation();
+            self.permissions.store(Arc::new(fresh));
+            if generation == policy.generation() {
+                break;
+            }
+        }
         self.persistent.store(persistent, Relaxed);
-        let epoch = {
-            let mut mailbox = self.open();
-            mailbox.limits = limits;
-            mailbox.notice = None;
-            self.online.store(true, Relaxed);
-            self.epoch.fetch_add(1, Relaxed) + 1
-        };
-        // Notices reach only who is online: what happened on the way here is looked up.
-        if self.is_revoked() {
-            self.notify(Notice::Disabled);
-        }
-        if self.rest.lock().wanted {
-            self.notify(Notice::TakenOver);
-        }
-        epoch
+        let mut mailbox = self.open();
+        mailbox.limits = limits;
+        self.online.store(true, Relaxed);
+        self.epoch.fetch_add(1, Relaxed) + 1
     }
 
     /// The connection is gone; gives what shared groups must decide anew.
@@ -323,13 +336,14 @@ impl Session {
     /// The session is over: gives its subscriptions and what shared groups must decide anew.
     pub(super) fn end(&self) -> (Vec<SubscriptionFilter>, Vec<Delivery>) {
         let mut mailbox = self.open();
-        mailbox.ended = true;
+        // What the dispatcher still has for it until the end passes there is not taken in any more.
         self.online.store(false, Relaxed);
         self.persistent.store(false, Relaxed);
         let shared = mailbox
             .queue
             .take_out(|delivery| delivery.share().is_none());
         mailbox.queue.clear();
+        self.set_window_bytes(0);
         drop(mailbox);
         let subscriptions = std::mem::take(&mut *self.subscriptions.lock());
         (
@@ -345,40 +359,56 @@ impl Session {
         self.rest.lock()
     }
 
-    /// Remembers a subscription unless the session has `most` of them; replacing one always works.
-    pub fn subscribe(&self, text: &ByteString, subscription: Subscription, most: usize) -> bool {
+    /// Remembers a subscription if it is allowed (P2: one rule must allow all of it) and the session has fewer than
+    /// `most`; replacing one always has room.
+    pub fn subscribe(
+        &self,
+        text: &ByteString,
+        subscription: &Subscription,
+        most: usize,
+    ) -> Result<(), ReasonCode> {
         let mut subscriptions = self.subscriptions.lock();
-        if subscriptions.len() >= most && !subscriptions.contains_key(text) {
-            return false;
+        // Under the lock: a policy change stores its permissions first and then looks at what is here.
+        let permissions = self.permissions.load();
+        if !permissions
+            .subscribe(subscription.matching().as_str())
+            .allowed
+        {
+            return Err(ReasonCode::NotAuthorized);
         }
-        // A copy: the text is a slice of a read buffer.
-        subscriptions.insert(ByteString::from(text.as_ref() as &str), subscription);
-        true
+        if subscriptions.len() >= most && !subscriptions.contains_key(text) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        subscriptions.insert(text.clone(), subscription.clone());
+        Ok(())
     }
 
-    pub fn unsubscribe(&self, text: &str) {
-        self.subscriptions.lock().remove(text);
+    /// Forgets a subscription; gives it if there was one.
+    pub fn unsubscribe(&self, text: &str) -> Option<Subscription> {
+        self.subscriptions.lock().remove(text)
     }
 
     pub fn subscription_count(&self) -> usize {
         self.subscriptions.lock().len()
     }
 
-    /// Applies a policy to the session, connected or not: gives what it lost (P4). What waits for the client and is no
-    /// longer allowed goes.
+    /// Applies a policy to the session, connected or not (P4). What waits for the client and is no longer allowed goes;
+    /// what waits for a shared group goes to another member.
     pub(super) fn apply(&self, policy: &Policy, principal: Option<Principal>) -> Lost {
+        let mut changed = self.permissions.load().generation() != policy.generation();
         if let Some(principal) = principal {
             self.principal.store(Arc::new(principal));
+            changed = true;
         }
         let permissions = Arc::new(permissions(policy, &self.principal.load(), &self.client_id));
         self.permissions.store(permissions.clone());
+        self.changes.fetch_add(changed.into(), Relaxed);
         let mut lost = Lost::default();
-        self.subscriptions.lock().retain(|text, subscription| {
+        self.subscriptions.lock().retain(|_, subscription| {
             let keep = permissions
                 .subscribe(subscription.matching().as_str())
                 .allowed;
             if !keep {
-                lost.first.get_or_insert_with(|| text.clone());
                 lost.filters.push(subscription.filter.clone());
             }
             keep
@@ -386,13 +416,41 @@ impl Session {
         let mut mailbox = self.open();
         if !mailbox.queue.is_empty() {
             let may = |delivery: &Delivery| permissions.subscribe(delivery.message.topic()).allowed;
-            let mut gone = mailbox.queue.take_out(may);
-            lost.shared = gone
-                .extract_if(.., |delivery| delivery.share().is_some())
-                .collect();
-            self.metrics.messages_dropped.add(gone.len() as u64);
+            let gone = mailbox.queue.take_out(may);
+            let (shared, dropped): (Vec<_>, Vec<_>) = gone
+                .into_iter()
+                .partition(|delivery| delivery.share().is_some());
+            self.metrics.messages_dropped.add(dropped.len() as u64);
+            lost.shared = shared;
+        }
+        if !self.is_online() && mailbox.lost.is_none() {
+            // It is told when it comes back: no client goes silently deaf.
+            mailbox.lost = lost.filters.first().map(|filter| filter.as_str().into());
         }
         lost
+    }
+
+    /// A subscription that was lost while nobody was connected, told once.
+    pub(super) fn take_lost(&self) -> Option<ByteString> {
+        self.open().lost.take()
+    }
+
+    /// Bytes of messages in flight to its client.
+    pub fn window_bytes(&self) -> usize {
+        self.window_bytes.load(Relaxed)
+    }
+
+    /// Bytes of messages in flight to the client, for the budget (N4).
+    pub fn set_window_bytes(&self, now: usize) {
+        let was = self.window_bytes.swap(now, Relaxed);
+        self.metrics.bytes_buffered.shift(was, now);
+    }
+
+    /// Drops what waits, where memory is needed more (N4).
+    pub(super) fn drop_queue(&self) {
+        let mut mailbox = self.open();
+        let dropped = mailbox.queue.take_out(|_| false).len();
+        self.metrics.messages_dropped.add(dropped as u64);
     }
 
     /// The principal was revoked: its wills are not sent any more (P3), and its session ends with its connection.
@@ -455,6 +513,14 @@ pub(super) fn permissions(policy: &Policy, principal: &Principal, client_id: &st
     })
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.set_window_bytes(0);
+        let mut mailbox = self.open();
+        mailbox.queue.clear();
+    }
+}
+
 impl Endpoint for Session {
     fn id(&self) -> SessionId {
         self.id
@@ -476,7 +542,7 @@ impl Endpoint for Session {
     fn deliver(&self, messages: &[Message], grant: &Grant) -> bool {
         let mut mailbox = self.open();
         let online = self.is_online();
-        if mailbox.ended || (!online && !self.is_persistent()) {
+        if !online && !self.is_persistent() {
             return false;
         }
         let Mailbox { queue, limits, .. } = &mut *mailbox;
@@ -490,6 +556,19 @@ impl Endpoint for Session {
         true
     }
 
+    fn may_subscribe(&self, filter: &str) -> bool {
+        self.permissions.load().subscribe(filter).allowed
+    }
+
+    fn refused(&self, filter: &SubscriptionFilter) {
+        self.subscriptions.lock().remove(filter.as_str());
+    }
+
+    fn retained_room(&self) -> usize {
+        let mailbox = self.open();
+        mailbox.limits.bytes.saturating_sub(mailbox.queue.bytes())
+    }
+
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery> {
         self.open()
             .queue
@@ -499,7 +578,7 @@ impl Endpoint for Session {
     fn redeliver(&self, delivery: Delivery) -> Result<(), Delivery> {
         let mut mailbox = self.open();
         let waits = self.is_persistent() && delivery.qos != Qos::AtMostOnce;
-        if mailbox.ended || (!self.is_online() && !waits) {
+        if !self.is_online() && !waits {
             return Err(delivery);
         }
         let limits = mailbox.limits;
@@ -507,33 +586,17 @@ impl Endpoint for Session {
         Ok(())
     }
 
-    fn confirm(&self, filter: &SubscriptionFilter) -> bool {
-        let permissions = self.permissions.load();
-        let allowed = permissions.subscribe(filter.filter.as_str()).allowed;
-        if !allowed {
-            self.subscriptions
-                .lock()
-                .retain(|_, subscription| subscription.filter != *filter);
-        }
-        allowed
-    }
-
-    fn room_for_retained(&self) -> usize {
-        let mailbox = self.open();
-        mailbox.queue.room_for_retained(mailbox.limits)
-    }
-
-    fn subscribed(&self, epoch: u32, answer: Subscribed) {
+    fn subscribed(
+        &self,
+        epoch: u32,
+        packet_id: PacketId,
+        reasons: Vec<ReasonCode>,
+        retained: Vec<Delivery>,
+    ) {
         let mut mailbox = self.open();
-        if epoch != self.epoch() || !self.is_online() {
-            return;
+        if epoch == self.epoch() && self.is_online() {
+            mailbox.queue.suback(packet_id, reasons, retained);
         }
-        if !answer.complete {
-            mailbox.notice.get_or_insert(Notice::OutOfMemory);
-        }
-        mailbox
-            .queue
-            .suback(answer.packet_id, answer.reasons, answer.retained);
     }
 
     fn unsubscribed(&self, epoch: u32, packet_id: PacketId, reasons: Vec<ReasonCode>) {
@@ -545,9 +608,6 @@ impl Endpoint for Session {
 
     fn complete(&self, epoch: u32, completions: &[Completion]) {
         let mut mailbox = self.open();
-        if mailbox.ended {
-            return;
-        }
         let current = epoch == self.epoch() && self.is_online();
         // A pending QoS 1 completion dies with its connection; a QoS 2 one tells the next connection that its
         // message is safe (D3).

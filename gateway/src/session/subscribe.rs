@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU32;
 
+use bytestring::ByteString;
+
 use super::connection::{Connection, Ending};
 use crate::{
     mqtt::{ReasonCode, Subscribe, SubscribeFilter, SubscriptionFilter, Unsubscribe, Version},
@@ -23,14 +25,23 @@ impl Connection {
             filters,
             ..
         } = subscribe;
+        // No packet asks for more than a session may have: the rest is refused unread.
+        let most = self.settings.max_subscriptions;
         let filters: Vec<_> = filters
             .iter()
-            .map(|requested| self.subscription(requested, subscription_id))
+            .enumerate()
+            .map(|(n, requested)| match n < most {
+                true => self.subscription(requested, subscription_id),
+                false => Err(ReasonCode::QuotaExceeded),
+            })
             .collect();
         let refused = filters.iter().filter(|filter| filter.is_err()).count();
         self.metrics.subscriptions_refused.add(refused as u64);
         // S1: MQTT 3.1 has no way to refuse a subscription.
         if refused > 0 && self.version == Version::V31 {
+            for made in filters.iter().flatten() {
+                self.session.unsubscribe(made.filter.as_str());
+            }
             return Err(Ending::fault(
                 ReasonCode::NotAuthorized,
                 "a subscription was refused",
@@ -41,11 +52,19 @@ impl Connection {
     }
 
     pub(super) fn unsubscribe(&mut self, unsubscribe: Unsubscribe, envelope: &mut Envelope) {
+        let most = self.settings.max_subscriptions;
         let filters = unsubscribe
             .filters
             .iter()
-            .map(|text| {
-                self.session.unsubscribe(text);
+            .enumerate()
+            .map(|(n, text)| {
+                if n >= most {
+                    return Err(ReasonCode::QuotaExceeded);
+                }
+                // As it was when it was made: limits may have changed since.
+                if let Some(subscription) = self.session.unsubscribe(text) {
+                    return Ok(subscription.filter);
+                }
                 SubscriptionFilter::parse(text.clone(), self.settings.max_topic_levels)
                     .map_err(|_| ReasonCode::TopicFilterInvalid)
             })
@@ -61,19 +80,10 @@ impl Connection {
         requested: &SubscribeFilter,
         id: Option<NonZeroU32>,
     ) -> Result<Subscription, ReasonCode> {
-        let filter =
-            SubscriptionFilter::parse(requested.filter.clone(), self.settings.max_topic_levels)
-                .map_err(|_| ReasonCode::TopicFilterInvalid)?;
-        // P2: one rule must allow all of it.
-        if !self
-            .session
-            .permissions()
-            .subscribe(filter.filter.as_str())
-            .allowed
-        {
-            tracing::debug!(client = %self.session.client_id(), filter = %requested.filter, "SUBSCRIBE denied");
-            return Err(ReasonCode::NotAuthorized);
-        }
+        // A copy: the text is a slice of the packet, which may be large.
+        let text = ByteString::from(&*requested.filter);
+        let filter = SubscriptionFilter::parse(text.clone(), self.settings.max_topic_levels)
+            .map_err(|_| ReasonCode::TopicFilterInvalid)?;
         let options = Options {
             qos: requested.qos,
             no_local: requested.no_local,
@@ -82,13 +92,12 @@ impl Connection {
             id: id.map(NonZeroU32::get),
         };
         let subscription = Subscription { filter, options };
-        if !self.session.subscribe(
-            &requested.filter,
-            subscription.clone(),
-            self.settings.max_subscriptions,
-        ) {
-            return Err(ReasonCode::QuotaExceeded);
-        }
+        let most = self.settings.max_subscriptions;
+        let kept = self.session.subscribe(&text, &subscription, most);
+        kept.inspect_err(|reason| {
+            let client = self.session.client_id();
+            tracing::debug!(?client, filter = ?requested.filter, reason = reason.name(), "SUBSCRIBE refused");
+        })?;
         Ok(subscription)
     }
 }

@@ -461,6 +461,12 @@ impl Client {
         self.leave(ending).await;
     }
 
+    /// The network connection breaks while the bus may be full.
+    pub async fn abandon(mut self) {
+        let remains = self.connection.take().unwrap().finish(&Ending::lost());
+        self.world.registry.release(remains).await;
+    }
+
     async fn leave(mut self, ending: Ending) {
         let remains = self.connection.take().unwrap().finish(&ending);
         self.world.registry.release(remains).await;

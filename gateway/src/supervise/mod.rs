@@ -50,7 +50,7 @@ pub struct Gateway {
     /// Listeners and the control socket: they end when `stop` says so.
     doors: JoinSet<()>,
     /// Dispatcher, agenda, `$SYS`, housekeeping: they end with the gateway.
-    _engine: JoinSet<()>,
+    engine: JoinSet<()>,
     /// Held until everything is closed (N3).
     _lock: Lock,
 }
@@ -144,7 +144,7 @@ impl Gateway {
             addresses,
             stop,
             doors,
-            _engine: engine,
+            engine,
             _lock: lock,
         })
     }
@@ -179,6 +179,12 @@ impl Gateway {
 
     pub fn administration(&self) -> &Arc<Administration> {
         &self.administration
+    }
+
+    /// Returns if a part that must not end has ended: a bug, after which the gateway is better started anew.
+    pub async fn died(&mut self) {
+        let ended = self.engine.join_next().await;
+        tracing::error!(?ended, "a part of the gateway died");
     }
 
     /// Drains and stops: no new connections, every client is told, wills and sessions are settled.

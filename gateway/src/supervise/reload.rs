@@ -30,11 +30,19 @@ impl Gateway {
         new.runtime_dir = old.runtime_dir.clone();
         new.listeners = old.listeners.clone();
         new.bus = old.bus.clone();
+        new.auth.password_slots = old.auth.password_slots;
+        new.auth.password_queue = old.auth.password_queue;
+        new.auth.password_cache = old.auth.password_cache;
+        new.log.format = old.log.format;
+        new.tls.min_version = old.tls.min_version;
+        new.tls.server_names = old.tls.server_names.clone();
         // Everything that can fail comes before everything that takes effect.
-        self.reload_certificates(&new)?;
-        self.administration
-            .authenticator()
-            .apply(auth_settings(&new))?;
+        let authenticator = self.administration.authenticator();
+        authenticator.apply(auth_settings(&new))?;
+        if let Err(error) = self.reload_certificates(&new) {
+            authenticator.apply(auth_settings(&old))?;
+            return Err(error);
+        }
         self.context.registry.configure(Settings::of(&new));
         logging::set_level(new.log.level);
         self.config.store(new.into());

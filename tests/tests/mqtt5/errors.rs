@@ -324,6 +324,12 @@ fn other_cases() -> Vec<(&'static str, Vec<u8>, &'static [u8])> {
             subscribe_raw(b"a\0", b""),
             &[MALFORMED, 0x8F],
         ),
+        // [MQTT-4.7.3-1]
+        (
+            "an empty filter",
+            subscribe_raw(b"", b""),
+            &[MALFORMED, PROTOCOL_ERROR, 0x8F],
+        ),
         (
             "a filter without options",
             frame(0x82, vec![0, 1, 0, 0, 1, b'a']),

@@ -228,7 +228,7 @@ async fn a_retained_message_expires() {
     };
     assert_eq!(last[0].text(), "y");
     assert!(
-        matches!(last[0].properties[..], [Property::MessageExpiry(80..=98)]),
+        matches!(last[0].properties[..], [Property::MessageExpiry(80..=99)]),
         "{:?}",
         last[0].properties
     );

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use postern_tests::packet::{PUBACK, PUBREC, ack, ack_with};
+use postern_tests::packet::{PUBACK, PUBREC, Will, ack, ack_with};
 use postern_tests::{Client, Connect, Gateway, Publish, Scope, Subscribe};
 
 use crate::gateway;
@@ -44,6 +44,19 @@ async fn end(publisher: &mut Client, scope: &Scope) {
     publisher
         .publish(Publish::new(&scope.topic("end"), "").qos(1))
         .await;
+}
+
+/// A persistent member that is known to be offline once its will arrived at `watcher`.
+fn announced(scope: &Scope, id: &str) -> Connect {
+    Connect::v5(&scope.id(id))
+        .persistent(600)
+        .will(Will::new(&scope.topic("left"), ""))
+}
+
+async fn leave(member: Client, scope: &Scope, watcher: &mut Client) {
+    watcher.subscribe(&scope.topic("left"), 0).await;
+    member.vanish();
+    watcher.receive().await;
 }
 
 fn numbers(messages: &[Publish]) -> Vec<u32> {
@@ -233,12 +246,12 @@ async fn an_offline_member_gets_work_only_when_nobody_is_online() {
     let gateway = gateway().await;
     let scope = Scope::new();
     let filter = format!("$share/{}/{}", scope.id("g"), scope.topic("work/#"));
-    let connect = Connect::v5(&scope.id("offline")).persistent(600);
+    let connect = announced(&scope, "offline");
     let mut offline = gateway.connect(connect.clone()).await;
     offline.subscribe(&filter, 1).await;
-    offline.disconnect().await;
-    let mut group = members(&gateway, &scope, "g", 1, 1).await;
     let mut publisher = gateway.v5(&scope.id("p")).await;
+    leave(offline, &scope, &mut publisher).await;
+    let mut group = members(&gateway, &scope, "g", 1, 1).await;
     publish(&mut publisher, &scope, 1, 0..10).await;
     end(&mut publisher, &scope).await;
     assert_eq!(
@@ -260,14 +273,14 @@ async fn a_qos_2_message_already_sent_never_moves() {
     let gateway = gateway().await;
     let scope = Scope::new();
     let filter = format!("$share/{}/{}", scope.id("g"), scope.topic("work/#"));
-    let connect = Connect::v5(&scope.id("first")).persistent(600);
+    let connect = announced(&scope, "first");
     let mut first = gateway.connect(connect.clone()).await;
     first.subscribe(&filter, 2).await;
     let mut publisher = gateway.v5(&scope.id("p")).await;
     publish(&mut publisher, &scope, 2, 0..1).await;
     let sent = first.message().await;
     let mut second = members(&gateway, &scope, "g", 1, 2).await.remove(0);
-    first.vanish();
+    leave(first, &scope, &mut publisher).await;
     publish(&mut publisher, &scope, 2, 1..2).await;
     end(&mut publisher, &scope).await;
     assert_eq!(rest(&mut second, &scope).await, [1]);

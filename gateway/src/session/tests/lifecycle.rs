@@ -276,12 +276,7 @@ async fn a_takeover_reaches_a_connection_that_is_still_on_its_way() {
     let waiting = tokio::spawn(async move { waiting.take_over().await });
     tokio::task::yield_now().await;
     let settings = world.registry.settings();
-    session.connect(
-        principal("user"),
-        &world.policy.load(),
-        settings.queue,
-        true,
-    );
+    session.connect(principal("user"), &world.policy, settings.queue, true);
     let mut mail = crate::session::session::Mail::default();
     session.collect(&mut mail, 0, 0, std::task::Waker::noop());
     assert_eq!(

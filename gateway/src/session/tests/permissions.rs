@@ -273,12 +273,7 @@ async fn a_user_disabled_while_its_connection_is_on_its_way_is_told_to_leave() {
     session.rest().attached = true;
     world.registry.principal_disabled("local", "user").await;
     let settings = world.registry.settings();
-    session.connect(
-        principal("user"),
-        &world.policy.load(),
-        settings.queue,
-        true,
-    );
+    session.connect(principal("user"), &world.policy, settings.queue, true);
     let mut mail = Mail::default();
     session.collect(&mut mail, 0, 0, std::task::Waker::noop());
     assert_eq!(mail.notice, Some(Notice::Disabled));
@@ -313,4 +308,69 @@ async fn a_v3_client_is_told_0x80_and_is_not_disconnected() {
     assert_eq!(client.receive().await, [Sent::SubAck(id, vec![0x80])]);
     client.send(Packet::PingReq).await;
     assert_eq!(client.receive().await, [Sent::PingResp]);
+}
+
+// P2, P3
+#[tokio::test]
+async fn what_other_roles_deny_does_not_come_through_a_look_up_made_before() {
+    let world = World::new();
+    let mut rules: Vec<_> = policy(&ALLOW_ALL).rules().cloned().collect();
+    rules.push(Rule {
+        effect: Effect::Deny,
+        ..rule(9, Action::Subscribe, "secret", Who::Role("b".into()))
+    });
+    world.policy.replace(Policy::new(rules));
+    let mut client = world.client_of(resume("c"), with_role("user", "a")).await;
+    client.subscribe("#", Qos::AtLeastOnce).await;
+    let mut publisher = world.client(connect("publisher")).await;
+    publisher.publish(publish("secret", "for a")).await;
+    assert_eq!(client.payloads().await, ["for a"]);
+    client.vanish().await;
+    let mut client = world.client_of(resume("c"), with_role("user", "b")).await;
+    publisher.publish(publish("secret", "not for b")).await;
+    publisher.publish(publish("open", "open")).await;
+    assert_eq!(client.payloads().await, ["open"]);
+    // The same while it is connected: nothing dispatched before the change is known everywhere slips through.
+    client.vanish().await;
+    let mut client = world.client_of(resume("c"), with_role("user", "a")).await;
+    publisher.publish(publish("secret", "for a")).await;
+    assert_eq!(client.payloads().await, ["for a"]);
+    client
+        .session
+        .apply(&world.policy.load(), Some(with_role("user", "b")));
+    publisher.publish(publish("secret", "not for b")).await;
+    assert_eq!(client.payloads().await, [""; 0]);
+}
+
+// P3
+#[tokio::test]
+async fn a_user_disabled_while_its_connection_is_leaving_has_no_session_left() {
+    let world = World::new();
+    let mut watcher = world
+        .client_of(connect("watcher"), principal("watcher"))
+        .await;
+    watcher.subscribe("will", Qos::AtLeastOnce).await;
+    let client = world
+        .client(Connect {
+            will: will("will", "x", 60),
+            ..resume("c")
+        })
+        .await;
+    // A shared subscription with something in flight, so that leaving has to wait for the bus.
+    let mut client = client;
+    client.subscribe("$share/g/t", Qos::AtLeastOnce).await;
+    client
+        .publish(publish_at(Qos::AtLeastOnce, 1, "t", "x"))
+        .await;
+    client.receive().await;
+    let full = world.bus.clone().reserve(usize::MAX).await;
+    let leaving = tokio::spawn(client.abandon());
+    tokio::task::yield_now().await;
+    assert!(!leaving.is_finished());
+    world.registry.principal_disabled("local", "user").await;
+    drop(full);
+    leaving.await.unwrap();
+    world.settle().await;
+    assert_eq!(world.registry.len(), 1, "only the watcher is left");
+    assert_eq!(watcher.take().await, [""; 0]);
 }

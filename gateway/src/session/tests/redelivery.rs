@@ -123,13 +123,20 @@ async fn a_negative_acknowledgement_discards_the_message() {
 #[tokio::test]
 async fn what_is_in_flight_and_no_longer_allowed_is_not_sent_again_and_blocks_nothing() {
     let world = World::new();
-    waiting(&world, Qos::AtLeastOnce, &["secret", "secret too"]).await;
+    let mut client = world.client(resume("c")).await;
+    client.subscribe("+", Qos::AtLeastOnce).await;
+    client.vanish().await;
+    let mut publisher = world.client(connect("publisher")).await;
+    for (id, payload) in [(1, "secret"), (2, "secret too")] {
+        publisher
+            .publish(publish_at(Qos::AtLeastOnce, id, "t", payload))
+            .await;
+    }
     let one = Connect {
         receive_maximum: 1,
         ..resume("c")
     };
     let mut client = world.client(one.clone()).await;
-    client.subscribe("other", Qos::AtLeastOnce).await;
     assert_eq!(client.payloads().await, ["secret"]);
     client.vanish().await;
     world
@@ -163,8 +170,9 @@ async fn what_is_in_flight_and_no_longer_allowed_is_not_sent_again_and_blocks_no
     assert_eq!(received, [], "the window of one is full");
 }
 
+// MQTT-3.1.2-25
 #[tokio::test]
-async fn what_does_not_fit_the_new_connection_stays_and_blocks_nothing() {
+async fn what_does_not_fit_the_new_connection_is_dropped_and_blocks_nothing() {
     let world = World::new();
     let long = "x".repeat(100);
     waiting(&world, Qos::AtLeastOnce, &[&long, "small"]).await;
@@ -183,8 +191,9 @@ async fn what_does_not_fit_the_new_connection_stays_and_blocks_nothing() {
         .await;
     assert_eq!(client.take().await, ["small"]);
     client.vanish().await;
+    assert_eq!(world.metrics.messages_dropped.get(), 1);
     let mut client = world.client(one).await;
-    assert_eq!(client.take().await, [long]);
+    assert_eq!(client.take().await, [""; 0]);
 }
 
 #[tokio::test]
