@@ -25,9 +25,9 @@ impl Pending {
         self.at_least_once.len() + received.max(self.exactly_once.len())
     }
 
-    /// Answers that are due. Retransmissions that wait for theirs count: nothing a client repeats grows without a bound.
-    pub fn answers(&self) -> usize {
-        self.at_least_once.len() + self.exactly_once.len()
+    /// PUBRECs that wait, those for retransmissions included: nothing that a client repeats grows without a bound.
+    pub fn exactly_once_len(&self) -> usize {
+        self.exactly_once.len()
     }
 
     /// A PUBLISH was received. `reason` is known at once for one that was refused or is a duplicate.
@@ -37,20 +37,20 @@ impl Pending {
         }
     }
 
-    /// A message is safe, or was refused. At QoS 2 that answers its retransmissions too; at QoS 1 an identifier that
-    /// is used again before its PUBACK stands for another message.
     pub fn complete(&mut self, qos: Qos, id: PacketId, reason: ReasonCode) {
         let Some(line) = self.line(qos) else { return };
-        let waits = line
+        let mut waits = line
             .iter_mut()
             .filter(|wait| wait.id == id && wait.reason.is_none());
-        let most = if qos == Qos::ExactlyOnce {
-            usize::MAX
-        } else {
-            1
-        };
-        for wait in waits.take(most) {
-            wait.reason = Some(reason);
+        match qos {
+            // Retransmissions that came meanwhile waited for the same message.
+            Qos::ExactlyOnce => waits.for_each(|wait| wait.reason = Some(reason)),
+            // Identifiers may be used again before we answer: each message has its own completion.
+            _ => {
+                if let Some(wait) = waits.next() {
+                    wait.reason = Some(reason);
+                }
+            }
         }
     }
 

@@ -115,10 +115,9 @@ impl Connection {
             Qos::ExactlyOnce => self.received.arrival(id),
             _ => Arrival::New,
         };
-        // One that is sent again is among those under way already.
         let under_way = match arrival {
             Arrival::New => self.pending.under_way(self.received.len()),
-            Arrival::Joins | Arrival::Known(_) => self.pending.answers(),
+            _ => self.pending.exactly_once_len(),
         };
         if under_way >= most {
             return Err(Ending::fault(
