@@ -3,7 +3,11 @@
 
 use std::collections::VecDeque;
 
-use crate::{mqtt::PacketId, mqtt::Qos, routing::endpoint::Delivery};
+use crate::{
+    mqtt::PacketId,
+    mqtt::Qos,
+    routing::{endpoint::Delivery, message::Neighbours},
+};
 
 /// The send window of one session. It outlives connections (MQTT-4.4.0-1).
 #[derive(Default)]
@@ -18,6 +22,7 @@ pub struct Window {
     open: usize,
     /// Bytes of the messages that are kept.
     bytes: usize,
+    neighbours: Neighbours,
 }
 
 struct Slot {
@@ -80,13 +85,13 @@ impl Window {
         let given = self.free()?;
         self.given = given;
         // One that may wait long must not keep its whole envelope in memory.
-        let delivery = if self.slots.len() >= WAITING {
-            Delivery {
-                message: delivery.message.detach(),
-                ..delivery
-            }
-        } else {
-            delivery
+        let message = match self.slots.len() >= WAITING {
+            true => self.neighbours.keep(delivery.message),
+            false => delivery.message,
+        };
+        let delivery = Delivery {
+            message,
+            ..delivery
         };
         self.bytes += delivery.message.cost();
         self.slots.push_back(Slot {
