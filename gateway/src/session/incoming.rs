@@ -21,9 +21,13 @@ struct Wait {
 
 impl Pending {
     /// Messages at QoS 1 and 2 that are under way, of which `received` are at QoS 2 between PUBLISH and PUBREL.
-    /// Retransmissions that wait for their answer count too: nothing a client repeats grows without a bound.
     pub fn under_way(&self, received: usize) -> usize {
         self.at_least_once.len() + received.max(self.exactly_once.len())
+    }
+
+    /// PUBRECs that wait, those for retransmissions included: nothing that a client repeats grows without a bound.
+    pub fn exactly_once_len(&self) -> usize {
+        self.exactly_once.len()
     }
 
     /// A PUBLISH was received. `reason` is known at once for one that was refused or is a duplicate.
@@ -35,11 +39,18 @@ impl Pending {
 
     pub fn complete(&mut self, qos: Qos, id: PacketId, reason: ReasonCode) {
         let Some(line) = self.line(qos) else { return };
-        if let Some(wait) = line
+        let mut waits = line
             .iter_mut()
-            .find(|wait| wait.id == id && wait.reason.is_none())
-        {
-            wait.reason = Some(reason);
+            .filter(|wait| wait.id == id && wait.reason.is_none());
+        match qos {
+            // Retransmissions that came meanwhile waited for the same message.
+            Qos::ExactlyOnce => waits.for_each(|wait| wait.reason = Some(reason)),
+            // Identifiers may be used again before we answer: each message has its own completion.
+            _ => {
+                if let Some(wait) = waits.next() {
+                    wait.reason = Some(reason);
+                }
+            }
         }
     }
 

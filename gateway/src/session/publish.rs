@@ -111,16 +111,20 @@ impl Connection {
         } else {
             usize::from(u16::MAX)
         };
-        if self.pending.under_way(self.received.len()) > most {
+        let arrival = match publish.qos {
+            Qos::ExactlyOnce => self.received.arrival(id),
+            _ => Arrival::New,
+        };
+        let under_way = match arrival {
+            Arrival::New => self.pending.under_way(self.received.len()),
+            _ => self.pending.exactly_once_len(),
+        };
+        if under_way >= most {
             return Err(Ending::fault(
                 ReasonCode::ReceiveMaximumExceeded,
                 format!("more than {most} messages at QoS 1 and 2 are under way (MQTT-3.3.4-9)"),
             ));
         }
-        let arrival = match publish.qos {
-            Qos::ExactlyOnce => self.received.arrival(id),
-            _ => Arrival::New,
-        };
         match arrival {
             Arrival::New => return Ok(false),
             Arrival::Joins => self.pending.push(Qos::ExactlyOnce, id, None),

@@ -25,8 +25,8 @@ impl Connection {
             filters,
             ..
         } = subscribe;
-        // No packet asks for more than a session may have: the rest is refused unread.
-        let most = self.settings.max_subscriptions;
+        // A session may replace what it has, but no packet asks for many times that: the rest is refused unread.
+        let most = self.settings.max_subscriptions.saturating_mul(REPLACED);
         let filters: Vec<_> = filters
             .iter()
             .enumerate()
@@ -52,7 +52,7 @@ impl Connection {
     }
 
     pub(super) fn unsubscribe(&mut self, unsubscribe: Unsubscribe, envelope: &mut Envelope) {
-        let most = self.settings.max_subscriptions;
+        let most = self.settings.max_subscriptions.saturating_mul(REPLACED);
         let filters = unsubscribe
             .filters
             .iter()
@@ -101,3 +101,6 @@ impl Connection {
         Ok(subscription)
     }
 }
+
+/// Filters of one packet, as a multiple of the subscriptions that a session may have.
+const REPLACED: usize = 4;
