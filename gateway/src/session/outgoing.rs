@@ -242,19 +242,13 @@ impl Window {
     }
 
     fn free(&self) -> Option<u64> {
-        let mut given = self.given + 1;
+        let next = self.given + 1;
         // Slots are in the order of `given`: a collision is only possible with one that is a whole round old.
-        let oldest = self.slots.front().map_or(given, |slot| slot.given);
-        if given - oldest < IDENTIFIERS {
-            return Some(given);
+        let oldest = self.slots.front().map_or(next, |slot| slot.given);
+        if next - oldest < IDENTIFIERS {
+            return Some(next);
         }
-        for _ in 0..IDENTIFIERS {
-            if self.place(identifier(given)).is_none() {
-                return Some(given);
-            }
-            given += 1;
-        }
-        None
+        (next..next + IDENTIFIERS).find(|given| self.place(identifier(*given)).is_none())
     }
 }
 
