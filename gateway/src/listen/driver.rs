@@ -122,7 +122,12 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
             connection,
             decoder,
             unread: !rest.is_empty(),
-            input: rest,
+            // The buffer of CONNECT is not kept for nothing.
+            input: if rest.is_empty() {
+                BytesMut::new()
+            } else {
+                rest
+            },
             output: BytesMut::new(),
             counted: 0,
             hold: Hold::No,

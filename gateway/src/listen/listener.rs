@@ -165,7 +165,8 @@ impl Guest {
         let (limits, metrics) = (self.context.limits(), &self.context.metrics);
         // The wait for a place counts: a client does not know why we are slow.
         let outcome = tokio::time::timeout(limits.tls_timeout, async {
-            let _place = self.context.handshakes.enter(limits.max_handshakes).await;
+            let places = &self.context.handshakes;
+            let _place = places.enter(self.peer.ip(), limits.max_handshakes).await;
             let _counted = metrics.handshakes.during();
             acceptor.accept(stream).await
         })

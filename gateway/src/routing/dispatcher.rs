@@ -156,7 +156,7 @@ impl Dispatcher {
         self.retained.sweep(Instant::now(), SWEEP);
         self.metrics
             .retained_messages
-            .set(self.retained.len() as u64);
+            .set(self.retained.count() as u64);
         self.metrics
             .retained_bytes
             .set(self.retained.bytes() as u64);
