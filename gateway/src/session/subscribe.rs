@@ -39,9 +39,12 @@ impl Connection {
         self.metrics.subscriptions_refused.add(refused as u64);
         // S1: MQTT 3.1 has no way to refuse a subscription.
         if refused > 0 && self.version == Version::V31 {
-            for made in filters.iter().flatten() {
-                self.session.unsubscribe(made.filter.as_str());
+            // One that replaced another is in force: it goes with the record of it, or it would stay for ever.
+            let made: Vec<_> = filters.into_iter().flatten().map(|s| s.filter).collect();
+            for filter in &made {
+                self.session.unsubscribe(filter.as_str());
             }
+            envelope.control(Control::Revoke(made));
             return Err(Ending::fault(
                 ReasonCode::NotAuthorized,
                 "a subscription was refused",
@@ -59,7 +62,8 @@ impl Connection {
             .enumerate()
             .map(|(n, text)| {
                 if n >= most {
-                    return Err(ReasonCode::QuotaExceeded);
+                    // UNSUBACK has no code for a quota (MQTT 5 §3.11.3).
+                    return Err(ReasonCode::ImplementationSpecificError);
                 }
                 // As it was when it was made: limits may have changed since.
                 if let Some(subscription) = self.session.unsubscribe(text) {

@@ -120,6 +120,15 @@ impl World {
         all.pop()
     }
 
+    /// Subscriptions in force, once the dispatcher has ended its turn.
+    pub async fn subscriptions(&self) -> u64 {
+        self.settle().await;
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        self.metrics.subscriptions.get()
+    }
+
     /// Nothing is left on the bus and nothing is counted that is not there.
     pub async fn assert_nothing_leaks(&self) {
         self.settle().await;

@@ -73,7 +73,7 @@ async fn a_clean_start_ends_the_session_before_it_and_its_subscriptions() {
     assert!(!new.session_present);
     new.publish(publish("t", "for nobody")).await;
     assert_eq!(new.messages().await, []);
-    assert_eq!(world.metrics.subscriptions.get(), 0);
+    assert_eq!(world.subscriptions().await, 0);
     assert_eq!(world.registry.len(), 1);
 }
 

@@ -1,7 +1,8 @@
 //! What is bounded, and what is counted and given back.
 
 use crate::{
-    mqtt::{Packet, Qos, ReasonCode},
+    acl::{Action, Effect},
+    mqtt::{Connect, Packet, Qos, ReasonCode, Unsubscribe, Version},
     session::testing::*,
 };
 
@@ -86,6 +87,50 @@ async fn subscriptions_are_limited_and_an_existing_one_can_always_be_replaced() 
 }
 
 #[tokio::test]
+async fn what_one_packet_unsubscribes_is_bounded_and_the_code_for_the_rest_is_one_of_unsuback() {
+    let world = World::with(|settings| settings.max_subscriptions = 1);
+    let mut client = world.client(connect("c")).await;
+    client.subscribe("1", Qos::AtMostOnce).await;
+    client
+        .send(Packet::Unsubscribe(Box::new(Unsubscribe {
+            packet_id: packet_id(9),
+            filters: ["1", "2", "3", "4", "5"].map(Into::into).into(),
+            user_properties: Vec::new(),
+        })))
+        .await;
+    assert_eq!(
+        client.receive().await,
+        [Sent::UnsubAck(9, vec![0, 0x11, 0x11, 0x11, 0x83])]
+    );
+}
+
+// S1
+#[tokio::test]
+async fn a_refused_subscribe_of_mqtt_3_1_leaves_no_subscription_behind() {
+    let world = World::new();
+    let mut rules = ALLOW_ALL.to_vec();
+    rules.push((Effect::Deny, Action::Subscribe, "secret"));
+    world.allow_only(&rules).await;
+    let mut client = world
+        .client(Connect {
+            version: Version::V31,
+            ..connect("c")
+        })
+        .await;
+    client.subscribe("t", Qos::AtMostOnce).await;
+    let both = vec![
+        filter("t", Qos::AtLeastOnce),
+        filter("secret", Qos::AtMostOnce),
+    ];
+    client.ask(both, None).await;
+    assert_eq!(client.ended_with(), Some(ReasonCode::NotAuthorized));
+    client.finish().await;
+    world.settle().await;
+    assert_eq!(world.registry.len(), 0);
+    assert_eq!(world.subscriptions().await, 0);
+}
+
+#[tokio::test]
 async fn topic_levels_are_limited_in_names_and_filters() {
     let world = World::with(|settings| settings.max_topic_levels = 3);
     let mut client = world.client(connect("c")).await;
@@ -163,5 +208,5 @@ async fn everything_is_given_back_when_clients_come_and_go_under_load() {
     assert_eq!(world.metrics.clients_connected.get(), 0);
     assert_eq!(world.metrics.messages_queued.get(), 0);
     assert_eq!(world.metrics.bytes_queued.get(), 0);
-    assert_eq!(world.metrics.subscriptions.get(), 0);
+    assert_eq!(world.subscriptions().await, 0);
 }

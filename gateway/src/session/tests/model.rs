@@ -433,7 +433,7 @@ fn whatever_the_order_everyone_gets_what_is_owed_and_nothing_else() {
         .unwrap();
     let world = runtime.block_on(async { World::new() });
     let config = ProptestConfig {
-        cases: 2_000,
+        cases: 600,
         failure_persistence: None,
         ..ProptestConfig::default()
     };

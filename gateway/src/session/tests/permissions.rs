@@ -149,7 +149,7 @@ async fn a_subscribe_that_was_on_its_way_when_the_policy_changed_gets_0x87() {
         .publish(publish_at(Qos::AtLeastOnce, 1, "t", "secret"))
         .await;
     world.settle().await;
-    assert_eq!(world.metrics.subscriptions.get(), 0);
+    assert_eq!(world.subscriptions().await, 0);
     assert_eq!(client.session.subscription_count(), 0);
 }
 
