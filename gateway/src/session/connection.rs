@@ -11,8 +11,9 @@ use bytestring::ByteString;
 use super::{
     alias,
     incoming::{Pending, Received},
+    mailbox::{Mail, Notice},
     outgoing::{Acknowledged, Window},
-    session::{Carry, Mail, Notice, Session},
+    session::{Carry, Session},
     settings::Settings,
     will::Will,
 };

@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use super::{
     agenda::{Agenda, Due},
     connection::{Connection, Ending, Remains},
-    session::{Notice, Rest, Session},
+    mailbox::Notice,
+    session::{Rest, Session},
     settings::Settings,
     will::Will,
 };
