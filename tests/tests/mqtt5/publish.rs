@@ -309,7 +309,7 @@ async fn a_packet_above_our_maximum_gets_0x95_as_soon_as_its_size_is_known() {
 }
 
 /// Whether a new subscription gets the retained message on `topic`.
-async fn is_retained(gateway: &Gateway, scope: &Scope, topic: &str) -> bool {
+pub(crate) async fn is_retained(gateway: &Gateway, scope: &Scope, topic: &str) -> bool {
     let mut client = gateway.v5(&scope.id("probe")).await;
     let end = scope.topic("probe/end");
     client.subscribe(topic, 1).await;
