@@ -34,7 +34,7 @@ pub struct Account {
 
 impl Account {
     /// The account that the first start made, from the file it was written to.
-    fn first(file: &Path) -> Self {
+    pub fn first(file: &Path) -> Self {
         let text = std::fs::read_to_string(file).expect("first-account was written");
         let field = |name: &str| {
             let value = text.lines().find_map(|line| line.strip_prefix(name));

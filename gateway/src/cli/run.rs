@@ -13,6 +13,7 @@ use crate::{
 pub(super) async fn run(settings: &SettingsArgs) -> Result<(), CliError> {
     let config = settings.load()?;
     logging::start(&config.log);
+    raise_open_files();
     let mut signals = Signals::listen().map_err(CliError::Input)?;
     let mut gateway = Gateway::start(config).await?;
     let first = gateway.take_first_account();
@@ -45,6 +46,21 @@ pub(super) async fn run(settings: &SettingsArgs) -> Result<(), CliError> {
         Request::Stop = signals.next() => {}
     }
     Ok(())
+}
+
+/// A connection is an open file, and shells like to allow 1,024: as many as the system lets us have are taken.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    ) {
+        tracing::warn!(%error, "the limit on open files could not be raised");
+    }
 }
 
 fn reload(gateway: &Gateway, settings: &SettingsArgs) {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::metrics::Metrics;
 
@@ -71,43 +71,83 @@ impl Drop for Admission {
     }
 }
 
-/// Places for TLS handshakes under way. The limit may change while they run.
+/// Places for TLS handshakes under way, of which one address gets a part only: a thousand half-open sockets of one
+/// machine do not close the door to the others. The limit may change while handshakes run.
 #[derive(Default)]
 pub struct Handshakes {
     running: Mutex<usize>,
     freed: Notify,
+    /// Only addresses with a handshake under way or waiting are here.
+    by_address: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
 }
 
+/// One address gets this part of the places.
+const ADDRESS_SHARE: usize = 4;
+
 /// One handshake's place.
-pub struct Place<'a>(&'a Handshakes);
+pub struct Place<'a> {
+    handshakes: &'a Handshakes,
+    /// Whether it counts among those that run, or still waits.
+    runs: bool,
+    address: IpAddr,
+    here: Option<Arc<Semaphore>>,
+}
 
 impl Handshakes {
     /// Waits for a place among `limit`.
-    pub async fn enter(&self, limit: usize) -> Place<'_> {
+    pub async fn enter(&self, address: IpAddr, limit: usize) -> Place<'_> {
+        let mut place = Place {
+            handshakes: self,
+            runs: false,
+            address,
+            here: None,
+        };
+        let here = {
+            let mut by_address = self.by_address.lock();
+            let share = || Arc::new(Semaphore::new((limit / ADDRESS_SHARE).max(1)));
+            by_address.entry(address).or_insert_with(share).clone()
+        };
+        place.here = Some(here.clone());
+        // It is never closed. What is taken here is given back when the place is dropped.
+        let permit = here.acquire().await;
         loop {
             let freed = self.freed.notified();
             {
                 let mut running = self.running.lock();
                 if *running < limit {
                     *running += 1;
-                    return Place(self);
+                    place.runs = true;
+                    break;
                 }
             }
             freed.await;
         }
+        if let Ok(permit) = permit {
+            permit.forget();
+        }
+        place
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        *self.0.running.lock() -= 1;
-        self.0.freed.notify_one();
+        if self.runs {
+            *self.handshakes.running.lock() -= 1;
+            self.handshakes.freed.notify_one();
+            self.here.iter().for_each(|here| here.add_permits(1));
+        }
+        let mut by_address = self.handshakes.by_address.lock();
+        let here = self.here.take();
+        // The map's and ours: nobody else is here.
+        if here.is_some_and(|here| Arc::strong_count(&here) <= 2) {
+            by_address.remove(&self.address);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::task::Poll;
+    use std::{future::poll_fn, pin::Pin, task::Poll};
 
     use super::*;
 
@@ -129,13 +169,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn handshakes_wait_for_a_place() {
+    async fn handshakes_wait_for_a_place_and_one_address_takes_only_its_share() {
         let handshakes = Handshakes::default();
-        let first = handshakes.enter(1).await;
-        let mut second = std::pin::pin!(handshakes.enter(1));
-        let waits = std::future::poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx).is_pending()));
-        assert!(waits.await);
+        let (one, two) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let first = handshakes.enter(one, 4).await;
+        let mut second = Box::pin(handshakes.enter(one, 4));
+        assert!(waits(&mut second).await, "a quarter of four is one");
+        let other = handshakes.enter(two, 4).await;
         drop(first);
-        second.await;
+        let second = second.await;
+        let mut third = Box::pin(handshakes.enter(one, 4));
+        assert!(waits(&mut third).await);
+        drop((third, second, other));
+        assert!(
+            handshakes.by_address.lock().is_empty(),
+            "nothing is left behind"
+        );
+        assert_eq!(*handshakes.running.lock(), 0);
+    }
+
+    async fn waits(future: &mut (impl Future + Unpin)) -> bool {
+        poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
     }
 }

@@ -6,6 +6,7 @@
 use std::{
     cell::RefCell,
     future::{Future, poll_fn},
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll},
@@ -42,14 +43,14 @@ const TURNS: usize = 4;
 const KEPT_BUFFER: usize = 256 * 1024;
 
 /// Drives a connection until it ends, and hands what is left to the registry.
-pub async fn drive<S>(stream: Pin<Box<S>>, welcome: Welcome, context: &Context)
+pub async fn drive<S>(stream: Pin<Box<S>>, welcome: Welcome, context: &Context, peer: SocketAddr)
 where
     S: AsyncRead + AsyncWrite,
 {
     let mut driver = Driver::new(stream, welcome, context);
     let ending = poll_fn(|cx| driver.poll(cx)).await;
     // Boxed: what ends must not make what lives larger.
-    Box::pin(driver.end(ending)).await;
+    Box::pin(driver.end(ending, peer)).await;
 }
 
 struct Driver<'a, S> {
@@ -121,7 +122,12 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
             connection,
             decoder,
             unread: !rest.is_empty(),
-            input: rest,
+            // The buffer of CONNECT is not kept for nothing.
+            input: if rest.is_empty() {
+                BytesMut::new()
+            } else {
+                rest
+            },
             output: BytesMut::new(),
             counted: 0,
             hold: Hold::No,
@@ -429,10 +435,13 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
     }
 
     /// Releases the session at once; the client's goodbye may take a moment longer.
-    async fn end(mut self, ending: Ending) {
-        if let Some((reason, why)) = &ending.farewell {
-            let client = self.connection.session().client_id();
-            tracing::info!(?client, reason = reason.name(), %why, "closing the connection");
+    async fn end(mut self, ending: Ending, peer: SocketAddr) {
+        let client = self.connection.session().client_id();
+        match &ending.farewell {
+            Some((reason, why)) => {
+                tracing::info!(%peer, ?client, reason = reason.name(), %why, "closing the connection");
+            }
+            None => tracing::info!(%peer, ?client, "disconnected"),
         }
         let mut out = std::mem::take(&mut self.output);
         self.input = BytesMut::new();

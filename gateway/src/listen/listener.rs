@@ -16,19 +16,17 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-use tracing::Instrument;
 
 use super::{
     Context, ListenError,
     budget::Admission,
     driver,
     greeting::{self, Rejected},
-    websocket::{self, WsSettings},
+    websocket::{self, WsSettings, WsStream},
 };
 use crate::tls::TlsAcceptor;
 
 /// What a listener does with the bytes of a connection before MQTT begins.
-#[derive(Clone)]
 pub struct Wrapping {
     /// The listener's name in the configuration.
     pub name: Arc<str>,
@@ -70,7 +68,7 @@ const BACKLOG: i32 = 4096;
 /// Accepts until `stop` changes.
 pub async fn run(
     listener: TcpListener,
-    wrapping: Wrapping,
+    wrapping: Arc<Wrapping>,
     context: Arc<Context>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -91,7 +89,7 @@ pub async fn run(
     }
 }
 
-fn accept(stream: TcpStream, peer: SocketAddr, wrapping: &Wrapping, context: &Arc<Context>) {
+fn accept(stream: TcpStream, peer: SocketAddr, wrapping: &Arc<Wrapping>, context: &Arc<Context>) {
     let address = canonical(peer.ip());
     let limits = context.limits();
     let admitted = context.admissions.admit(
@@ -109,8 +107,13 @@ fn accept(stream: TcpStream, peer: SocketAddr, wrapping: &Wrapping, context: &Ar
         tracing::debug!(%address, %error, "a socket could not be set up");
         return;
     }
-    let span = tracing::debug_span!("connection", listener = %wrapping.name, %peer);
-    tokio::spawn(serve(stream, wrapping.clone(), context.clone(), admission).instrument(span));
+    let guest = Guest {
+        peer: SocketAddr::new(address, peer.port()),
+        wrapping: wrapping.clone(),
+        context: context.clone(),
+        _admission: admission,
+    };
+    tokio::spawn(guest.serve(stream));
 }
 
 /// IPv4 addresses look like themselves on a dual-stack socket.
@@ -130,84 +133,100 @@ fn prepare(stream: &TcpStream, context: &Context) -> io::Result<()> {
     Ok(())
 }
 
-async fn serve(
-    stream: TcpStream,
-    wrapping: Wrapping,
+/// One accepted connection on its way to MQTT.
+struct Guest {
+    peer: SocketAddr,
+    wrapping: Arc<Wrapping>,
     context: Arc<Context>,
     _admission: Admission,
-) {
-    // Each stage is boxed and gone before the next begins: a connection costs what it costs when it is idle.
-    match wrapping.tls.clone() {
-        None => unwrap(Box::pin(stream), wrapping, &context).await,
-        Some(acceptor) => {
-            if let Some(stream) = Box::pin(handshake(stream, acceptor, &context)).await {
-                unwrap(stream, wrapping, &context).await;
-            }
-        }
-    }
-}
-
-async fn handshake(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    context: &Context,
-) -> Option<Pin<Box<crate::tls::TlsStream<TcpStream>>>> {
-    let limits = context.limits();
-    // The wait for a place counts: a client does not know why we are slow.
-    let outcome = tokio::time::timeout(limits.tls_timeout, async {
-        let _place = context.handshakes.enter(limits.max_handshakes).await;
-        let _counted = context.metrics.handshakes.during();
-        acceptor.accept(stream).await
-    })
-    .await;
-    match outcome {
-        Ok(Ok(stream)) => return Some(Box::pin(stream)),
-        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-        Err(_) => tracing::debug!("no TLS handshake within {:?}", limits.tls_timeout),
-    }
-    context.metrics.handshakes_failed.add(1);
-    None
 }
 
 /// A future on the heap: stages differ in size, and what is over gives its memory back.
 type Stage<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-fn unwrap<'a, S>(stream: Pin<Box<S>>, wrapping: Wrapping, context: &'a Context) -> Stage<'a>
-where
-    S: AsyncRead + AsyncWrite + Send + 'a,
-{
-    match wrapping.protocol {
-        Protocol::Mqtt => Box::pin(talk(stream, context)),
-        Protocol::WebSocket => Box::pin(async move {
-            let limits = context.limits();
-            let max_message = limits.max_packet_size.bytes();
-            let settings = WsSettings {
-                paths: wrapping.paths,
-                max_message,
-            };
-            let upgraded = tokio::time::timeout(
-                limits.connect_timeout,
-                Box::pin(websocket::accept(stream, &settings)),
-            )
-            .await;
-            match upgraded {
-                Ok(Ok(stream)) => Box::pin(talk(Box::pin(stream), context)).await,
-                Ok(Err(error)) => tracing::debug!(%error, "no WebSocket"),
-                Err(_) => tracing::debug!("no WebSocket within {:?}", limits.connect_timeout),
+impl Guest {
+    async fn serve(self, stream: TcpStream) {
+        // Each stage is boxed and gone before the next begins: a connection costs what it costs when it is idle.
+        match &self.wrapping.tls {
+            None => self.unwrap(Box::pin(stream)).await,
+            Some(acceptor) => {
+                if let Some(stream) = Box::pin(self.handshake(stream, acceptor)).await {
+                    self.unwrap(stream).await;
+                }
             }
-        }),
-    }
-}
-
-/// MQTT, from CONNECT to the end.
-async fn talk<S: AsyncRead + AsyncWrite>(mut stream: Pin<Box<S>>, context: &Context) {
-    match Box::pin(greeting::greet(&mut stream, context)).await {
-        Ok(welcome) => {
-            tracing::debug!(client = %welcome.connection.session().client_id(), "connected");
-            driver::drive(stream, welcome, context).await;
         }
-        Err(Rejected::Closed) => {}
-        Err(rejected) => tracing::info!(%rejected, "not connected"),
+    }
+
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        acceptor: &TlsAcceptor,
+    ) -> Option<Pin<Box<crate::tls::TlsStream<TcpStream>>>> {
+        let (limits, metrics) = (self.context.limits(), &self.context.metrics);
+        // The wait for a place counts: a client does not know why we are slow.
+        let outcome = tokio::time::timeout(limits.tls_timeout, async {
+            let places = &self.context.handshakes;
+            let _place = places.enter(self.peer.ip(), limits.max_handshakes).await;
+            let _counted = metrics.handshakes.during();
+            acceptor.accept(stream).await
+        })
+        .await;
+        let peer = self.peer;
+        match outcome {
+            Ok(Ok(stream)) => return Some(Box::pin(stream)),
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "no TLS handshake within {:?}", limits.tls_timeout),
+        }
+        metrics.handshakes_failed.add(1);
+        None
+    }
+
+    fn unwrap<'a, S>(&'a self, stream: Pin<Box<S>>) -> Stage<'a>
+    where
+        S: AsyncRead + AsyncWrite + Send + 'a,
+    {
+        match self.wrapping.protocol {
+            Protocol::Mqtt => Box::pin(self.talk(stream)),
+            Protocol::WebSocket => Box::pin(async move {
+                if let Some(stream) = Box::pin(self.upgrade(stream)).await {
+                    self.talk(stream).await;
+                }
+            }),
+        }
+    }
+
+    async fn upgrade<S: AsyncRead + AsyncWrite>(
+        &self,
+        stream: Pin<Box<S>>,
+    ) -> Option<Pin<Box<WsStream<Pin<Box<S>>>>>> {
+        let limits = self.context.limits();
+        let settings = WsSettings {
+            paths: self.wrapping.paths.clone(),
+            max_message: limits.max_packet_size.bytes(),
+        };
+        let accepted = websocket::accept(stream, &settings);
+        let peer = self.peer;
+        match tokio::time::timeout(limits.connect_timeout, accepted).await {
+            Ok(Ok(stream)) => return Some(Box::pin(stream)),
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "no WebSocket"),
+            Err(_) => tracing::debug!(%peer, "no WebSocket within {:?}", limits.connect_timeout),
+        }
+        None
+    }
+
+    /// MQTT, from CONNECT to the end.
+    async fn talk<S: AsyncRead + AsyncWrite>(&self, mut stream: Pin<Box<S>>) {
+        let (peer, listener) = (self.peer, &self.wrapping.name);
+        match Box::pin(greeting::greet(&mut stream, &self.context)).await {
+            Ok(welcome) => {
+                let session = welcome.connection.session();
+                let (client, principal) = (session.client_id(), session.principal());
+                tracing::info!(%peer, %listener, ?client, %principal, "connected");
+                driver::drive(stream, welcome, &self.context, peer).await;
+            }
+            Err(Rejected::Closed) => {}
+            Err(rejected) => tracing::info!(%peer, %listener, %rejected, "not connected"),
+        }
     }
 }
 

@@ -156,7 +156,7 @@ impl Dispatcher {
         self.retained.sweep(Instant::now(), SWEEP);
         self.metrics
             .retained_messages
-            .set(self.retained.len() as u64);
+            .set(self.retained.count() as u64);
         self.metrics
             .retained_bytes
             .set(self.retained.bytes() as u64);
@@ -173,6 +173,18 @@ impl Dispatcher {
             self.metrics.bus_duplicates.add(1);
             return;
         };
+        while settled.sequence < sequence {
+            self.settled(settled);
+            match self.bus.settle(link, sequence) {
+                Some(next) => settled = next,
+                None => return,
+            }
+        }
+        self.settled(settled);
+    }
+
+    fn settled(&mut self, mut settled: InFlight) {
+        let bytes = std::mem::take(&mut settled.bytes);
         if let Some((batch, items)) = envelope::open(bytes, settled.received) {
             self.items(&batch, &items, &mut settled);
         }
@@ -465,25 +477,28 @@ impl Dispatcher {
     fn redistribute(&mut self, deliveries: Vec<Delivery>, settled: &InFlight) {
         let from = settled.origin.as_ref().map(|origin| origin.endpoint.id());
         for delivery in deliveries {
-            let group = delivery
-                .share()
-                .cloned()
-                .and_then(|key| self.tree.group_of(&key));
-            let Some(member) = group.and_then(|group| group.choose(delivery.message.topic(), from))
-            else {
-                self.metrics.messages_dropped.add(1);
-                continue;
-            };
-            let qos = delivery.message.qos().min(member.grant.qos);
-            let delivery = Delivery {
-                qos,
-                extra: member.grant.extra.clone(),
-                ..delivery
-            };
-            let endpoint = member.endpoint.clone();
-            endpoint.redeliver(delivery);
-            self.wake(&endpoint);
+            self.redeliver(delivery, from);
         }
+    }
+
+    fn redeliver(&mut self, mut delivery: Delivery, mut not: Option<SessionId>) {
+        let share = delivery.share().cloned();
+        for _ in 0..GROUP_TRIES {
+            let chosen = share
+                .as_ref()
+                .and_then(|key| self.tree.group_of(key))
+                .and_then(|group| group.choose(delivery.message.topic(), not));
+            let Some(member) = chosen else { break };
+            let endpoint = member.endpoint.clone();
+            delivery.qos = delivery.message.qos().min(member.grant.qos);
+            delivery.extra = member.grant.extra.clone();
+            match endpoint.redeliver(delivery) {
+                Ok(()) => return self.wake(&endpoint),
+                Err(refused) => delivery = refused,
+            }
+            not = Some(endpoint.id());
+        }
+        self.metrics.messages_dropped.add(1);
     }
 
     fn matching(&mut self, topic: &str) -> Arc<Matched> {

@@ -42,8 +42,9 @@ pub trait Endpoint: Send + Sync {
     /// Takes out what waits for its client from a shared group that it has left.
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery>;
 
-    /// Hands back one message of a shared group, as it was.
-    fn redeliver(&self, delivery: Delivery);
+    /// Hands over one message that another member of a shared group did not take, or gives it back as
+    /// [`Endpoint::deliver`] refuses.
+    fn redeliver(&self, delivery: Delivery) -> Result<(), Delivery>;
 
     /// The subscriptions of one SUBSCRIBE are in force: SUBACK, then the retained messages, in this order (B7).
     fn subscribed(

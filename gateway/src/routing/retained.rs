@@ -131,7 +131,7 @@ impl Retained {
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.messages
     }
 
@@ -263,7 +263,7 @@ mod tests {
         let now = Instant::now();
         kept.set(&retained("a/b", b"1", Some(60)), now).unwrap();
         kept.set(&retained("a/b", b"", None), now).unwrap();
-        assert_eq!((kept.len(), kept.bytes()), (0, 0));
+        assert_eq!((kept.count(), kept.bytes()), (0, 0));
         assert!(kept.root.children.is_empty() && kept.expiring.is_empty());
     }
 
@@ -276,7 +276,7 @@ mod tests {
         let later = now + Duration::from_secs(2);
         assert_eq!(topics(&kept, "#", later), ["b"]);
         kept.sweep(later, 10);
-        assert_eq!(kept.len(), 1);
+        assert_eq!(kept.count(), 1);
     }
 
     #[test]

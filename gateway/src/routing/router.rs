@@ -16,8 +16,10 @@ pub(super) const TOPIC: &str = "m";
 
 /// A running router thread.
 pub struct Router {
-    connect: Box<dyn Fn(&str) -> Result<(LinkTx, LinkRx), RoutingError> + Send + Sync>,
+    connect: Box<Connect>,
 }
+
+type Connect = dyn Fn(&str) -> Result<(LinkTx, LinkRx), RoutingError> + Send + Sync;
 
 impl Router {
     /// Starts the router thread.

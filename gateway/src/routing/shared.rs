@@ -110,6 +110,7 @@ impl Group {
 
     /// The member for a message of this topic, in turn: online ones first, then those that can wait for their client.
     /// `not` is passed over (its client just failed to take the message) unless it is the only one that can hold it.
+    /// Who may not receive the topic is never chosen (P2).
     pub fn choose(&mut self, topic: &str, not: Option<SessionId>) -> Option<&Member> {
         let fits = |member: &Member| {
             Some(member.endpoint.id()) != not && member.endpoint.may_receive(topic)
@@ -119,7 +120,9 @@ impl Group {
             .or_else(|| self.in_turn(|member| member.endpoint.is_persistent() && fits(member)))
             .or_else(|| {
                 self.in_turn(|member| {
-                    Some(member.endpoint.id()) == not && member.endpoint.is_persistent()
+                    Some(member.endpoint.id()) == not
+                        && member.endpoint.is_persistent()
+                        && member.endpoint.may_receive(topic)
                 })
             })?;
         self.turn = (place + 1) % self.members.len();

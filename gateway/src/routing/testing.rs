@@ -74,8 +74,9 @@ impl Endpoint for Sink {
             .collect()
     }
 
-    fn redeliver(&self, delivery: Delivery) {
+    fn redeliver(&self, delivery: Delivery) -> Result<(), Delivery> {
         self.deliveries.lock().push(delivery);
+        Ok(())
     }
 
     fn subscribed(

@@ -38,7 +38,7 @@ pub struct Connection {
     pub(super) aliases_out: Option<Box<alias::Outbound>>,
     pub(super) counts: Counts,
     /// The policy that the session's queue was filled under; a later one is asked for each message.
-    generation: u64,
+    changes: u32,
     pub(super) policy_changed: bool,
     /// Something that was taken from the queue was not sent.
     pub(super) dropped: bool,
@@ -152,7 +152,7 @@ impl Connection {
             aliases_in: alias::Inbound::default(),
             aliases_out: (aliases > 0).then(|| Box::new(alias::Outbound::new(aliases))),
             counts: Counts::default(),
-            generation: session.permissions_generation(),
+            changes: session.permission_changes(),
             policy_changed: false,
             dropped: false,
             denied: false,
@@ -223,7 +223,7 @@ impl Connection {
     ) -> Result<bool, Ending> {
         let more = self.send_again(out, PULL)?;
         let room = self.room();
-        self.policy_changed = self.session.permissions_generation() != self.generation;
+        self.policy_changed = self.session.permission_changes() != self.changes;
         self.session.collect(mail, room, PULL, waker);
         // Everything that was taken is dealt with, even when the connection ends in the middle of it: messages for the
         // next one, completions for the QoS 2 state that outlives this one.

@@ -83,7 +83,7 @@ impl Registry {
     }
 
     /// What the dispatcher remembers about who may receive what no longer holds.
-    async fn forget_permissions(self: &Arc<Self>) {
+    pub(super) async fn forget_permissions(self: &Arc<Self>) {
         let mut envelope = Envelope::default();
         envelope.control(Control::PolicyChanged);
         self.bus().publish_when_possible(0, envelope, None).await;

@@ -18,6 +18,10 @@ pub mod registry;
 pub mod session;
 pub mod settings;
 mod subscribe;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod will;
 
 pub use agenda::Agenda;

@@ -3,7 +3,11 @@
 
 use std::collections::VecDeque;
 
-use crate::{mqtt::PacketId, mqtt::Qos, routing::endpoint::Delivery};
+use crate::{
+    mqtt::PacketId,
+    mqtt::Qos,
+    routing::{endpoint::Delivery, message::Neighbours},
+};
 
 /// The send window of one session. It outlives connections (MQTT-4.4.0-1).
 #[derive(Default)]
@@ -18,6 +22,7 @@ pub struct Window {
     open: usize,
     /// Bytes of the messages that are kept.
     bytes: usize,
+    neighbours: Neighbours,
 }
 
 struct Slot {
@@ -80,13 +85,13 @@ impl Window {
         let given = self.free()?;
         self.given = given;
         // One that may wait long must not keep its whole envelope in memory.
-        let delivery = if self.slots.len() >= WAITING {
-            Delivery {
-                message: delivery.message.detach(),
-                ..delivery
-            }
-        } else {
-            delivery
+        let message = match self.slots.len() >= WAITING {
+            true => self.neighbours.keep(delivery.message),
+            false => delivery.message,
+        };
+        let delivery = Delivery {
+            message,
+            ..delivery
         };
         self.bytes += delivery.message.cost();
         self.slots.push_back(Slot {
@@ -237,19 +242,13 @@ impl Window {
     }
 
     fn free(&self) -> Option<u64> {
-        let mut given = self.given + 1;
+        let next = self.given + 1;
         // Slots are in the order of `given`: a collision is only possible with one that is a whole round old.
-        let oldest = self.slots.front().map_or(given, |slot| slot.given);
-        if given - oldest < IDENTIFIERS {
-            return Some(given);
+        let oldest = self.slots.front().map_or(next, |slot| slot.given);
+        if next - oldest < IDENTIFIERS {
+            return Some(next);
         }
-        for _ in 0..IDENTIFIERS {
-            if self.place(identifier(given)).is_none() {
-                return Some(given);
-            }
-            given += 1;
-        }
-        None
+        (next..next + IDENTIFIERS).find(|given| self.place(identifier(*given)).is_none())
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use crate::{
     metrics::Metrics,
     mqtt::{PacketId, Qos, ReasonCode},
-    routing::endpoint::Delivery,
+    routing::{endpoint::Delivery, message::Neighbours},
 };
 
 /// How much may wait. Bytes count message content and a fixed overhead for each message.
@@ -45,6 +45,7 @@ pub struct Queue {
     bytes: usize,
     /// Messages and bytes that the gauges know of.
     reported: (usize, usize),
+    neighbours: Neighbours,
 }
 
 /// What is not a live message and keeps its place among them.
@@ -85,14 +86,13 @@ impl Queue {
         let cost = delivery.message.cost();
         self.bytes += cost;
         let number = self.number();
-        // A message that has to wait longer than a moment must not keep its whole envelope in memory.
-        let delivery = if self.len() > WAITING {
-            Delivery {
-                message: delivery.message.detach(),
-                ..delivery
-            }
-        } else {
-            delivery
+        let message = match self.len() > WAITING {
+            true => self.neighbours.keep(delivery.message),
+            false => delivery.message,
+        };
+        let delivery = Delivery {
+            message,
+            ..delivery
         };
         match delivery.qos {
             Qos::AtMostOnce => self.fleeting.push_back((number, delivery)),

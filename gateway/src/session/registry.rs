@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::{
     agenda::{Agenda, Due},
     connection::{Connection, Ending, Remains},
-    session::{Notice, Session},
+    session::{Notice, Rest, Session},
     settings::Settings,
     will::Will,
 };
@@ -164,14 +164,17 @@ impl Registry {
                     continue;
                 }
                 let free = !std::mem::replace(&mut rest.attached, true);
-                free.then(|| (rest.carry.take(), rest.will.take()))
+                free.then(|| {
+                    // While nobody can leave a notice for this connection yet.
+                    session.clear_notice();
+                    (rest.carry.take(), rest.will.take())
+                })
             };
             let Some((carry, will)) = resting else {
                 let left = tokio::time::timeout(TAKEOVER, session.take_over()).await;
                 left.map_err(|_| Refused::Busy)?;
                 continue;
             };
-            session.clear_notice();
             self.agenda.forget(session.id());
             if connect.clean_start {
                 // The session ends here, and with it the delay of its will (MQTT-3.1.3-9).
@@ -179,9 +182,15 @@ impl Registry {
                 continue;
             }
             let carry = Some(carry.unwrap_or_default());
+            let before = session.principal();
+            let other_roles = before.roles != principal.roles || before.device != principal.device;
+            let login = other_roles.then(|| principal.clone());
             let claimed = self.attach(session.clone(), connect, principal, settings, carry);
             // P3: what it subscribed to is checked by what its login entitles it to now.
-            self.recheck(&session, None).await;
+            self.recheck(&session, login).await;
+            if other_roles {
+                self.forget_permissions().await;
+            }
             if let Some(filter) = session.take_lost() {
                 session.notify(Notice::SubscriptionLost(filter));
             }
@@ -234,16 +243,33 @@ impl Registry {
         if later.is_some() {
             self.agenda.add(&session, Due::Will, delay);
         }
-        self.agenda
-            .add(&session, Due::Expiry, Duration::from_secs(expiry.into()));
-        {
-            let mut rest = session.rest();
+        let expiry = Duration::from_secs(expiry.into());
+        self.agenda.add(&session, Due::Expiry, expiry);
+        self.put_to_rest(&session, |rest| {
             rest.carry = Some(carry);
             rest.will = later;
-            rest.expiry = Some(Duration::from_secs(expiry.into()));
-            rest.attached = false;
+            rest.expiry = Some(expiry);
+        })
+        .await;
+    }
+
+    /// Lets others claim a session that the caller has attached, or ends it if its principal was revoked meanwhile.
+    async fn put_to_rest(&self, session: &Arc<Session>, leave: impl FnOnce(&mut Rest)) {
+        let revoked = {
+            let mut rest = session.rest();
+            // Whoever revokes it from here on sees that nobody is attached, and ends it.
+            let revoked = session.is_revoked();
+            if !revoked {
+                leave(&mut rest);
+                rest.attached = false;
+            }
+            revoked
+        };
+        if revoked {
+            self.end(session, None).await;
+        } else {
+            session.left.notify_waiters();
         }
-        session.left.notify_waiters();
     }
 
     /// What the agenda says is due.
@@ -253,9 +279,8 @@ impl Registry {
             if rest.attached || rest.ended {
                 return;
             }
-            if due == Due::Expiry {
-                rest.attached = true;
-            }
+            // Nobody claims the session while its will is on its way to the bus (D10).
+            rest.attached = true;
             rest.will.take()
         };
         match due {
@@ -265,6 +290,7 @@ impl Registry {
                     will.publish(&session, &mut envelope);
                 }
                 self.send(&session, envelope).await;
+                self.put_to_rest(&session, |_| {}).await;
             }
             Due::Expiry => {
                 self.metrics.sessions_expired.add(1);

@@ -43,6 +43,8 @@ pub struct Session {
     /// Its principal owns it (S5); roles are those of the last login (P3).
     principal: ArcSwap<Principal>,
     permissions: ArcSwap<Permissions>,
+    /// Changes of policy or roles that were applied.
+    changes: AtomicU32,
     /// The ingress link of the bus that all its connections use (B1).
     link: u8,
     /// The number of its current network connection, from 1.
@@ -157,6 +159,7 @@ impl Session {
             client_id,
             principal: ArcSwap::from_pointee(principal),
             permissions: ArcSwap::from_pointee(permissions),
+            changes: AtomicU32::new(0),
             link,
             epoch: AtomicU32::new(0),
             online: AtomicBool::new(false),
@@ -191,9 +194,9 @@ impl Session {
         self.permissions.load_full()
     }
 
-    /// Of the policy that its permissions come from.
-    pub fn permissions_generation(&self) -> u64 {
-        self.permissions.load().generation()
+    /// How often its permissions have changed: a connection compares it with what it began with.
+    pub fn permission_changes(&self) -> u32 {
+        self.changes.load(Relaxed)
     }
 
     /// Whether it may publish to this topic, by the permissions of this moment.
@@ -392,11 +395,14 @@ impl Session {
     /// Applies a policy to the session, connected or not (P4). What waits for the client and is no longer allowed goes;
     /// what waits for a shared group goes to another member.
     pub(super) fn apply(&self, policy: &Policy, principal: Option<Principal>) -> Lost {
+        let mut changed = self.permissions.load().generation() != policy.generation();
         if let Some(principal) = principal {
             self.principal.store(Arc::new(principal));
+            changed = true;
         }
         let permissions = Arc::new(permissions(policy, &self.principal.load(), &self.client_id));
         self.permissions.store(permissions.clone());
+        self.changes.fetch_add(changed.into(), Relaxed);
         let mut lost = Lost::default();
         self.subscriptions.lock().retain(|_, subscription| {
             let keep = permissions
@@ -564,16 +570,20 @@ impl Endpoint for Session {
     }
 
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery> {
-        self.mailbox
-            .lock()
+        self.open()
             .queue
             .take_out(|delivery| delivery.share() != Some(share))
     }
 
-    fn redeliver(&self, delivery: Delivery) {
+    fn redeliver(&self, delivery: Delivery) -> Result<(), Delivery> {
         let mut mailbox = self.open();
+        let waits = self.is_persistent() && delivery.qos != Qos::AtMostOnce;
+        if !self.is_online() && !waits {
+            return Err(delivery);
+        }
         let limits = mailbox.limits;
         mailbox.queue.push(delivery, limits, &self.metrics);
+        Ok(())
     }
 
     fn subscribed(

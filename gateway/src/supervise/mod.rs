@@ -306,12 +306,12 @@ fn open_doors(
         } else {
             None
         };
-        let wrapping = Wrapping {
+        let wrapping = Arc::new(Wrapping {
             name: name.into(),
             tls,
             protocol: settings.protocol,
             paths: settings.paths.clone(),
-        };
+        });
         for (_, listener) in listeners {
             doors.spawn(listener::run(
                 listener,

@@ -1,58 +1,98 @@
 //! `$SYS`: statistics with Mosquitto's names.
 
-use postern_tests::wait::until_some;
-use postern_tests::{Client, Publish, Scope, Setup};
+use std::collections::HashMap;
 
-/// The newest value of one statistic.
-async fn value(client: &mut Client, topic: &str) -> Option<String> {
-    client.subscribe(topic, 0).await;
-    let message = client.receive().await;
-    client.unsubscribe(&[topic]).await;
-    Some(message.text().to_owned())
+use postern_tests::wait::within;
+use postern_tests::{Client, Gateway, Publish, Scope, Setup};
+
+/// A client that follows all statistics.
+struct Statistics {
+    client: Client,
+    newest: HashMap<String, String>,
 }
 
-async fn number(client: &mut Client, topic: &str) -> u64 {
-    value(client, topic)
-        .await
-        .expect("a value")
-        .parse()
-        .unwrap_or_else(|e| panic!("{topic}: {e}"))
+impl Statistics {
+    async fn follow(gateway: &Gateway) -> Self {
+        let mut client = gateway.v5("statistics").await;
+        client.subscribe("$SYS/broker/#", 0).await;
+        let newest = HashMap::new();
+        Self { client, newest }
+    }
+
+    /// Reads on until the newest values are as wanted.
+    async fn until(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) {
+        within(what, async {
+            while !wanted(self) {
+                let message = self.client.receive().await;
+                self.newest
+                    .insert(message.topic.clone(), message.text().to_owned());
+            }
+        })
+        .await;
+    }
+
+    fn text(&self, name: &str) -> &str {
+        self.newest
+            .get(&format!("$SYS/broker/{name}"))
+            .map_or("", String::as_str)
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.text(name).parse().ok()
+    }
 }
 
 #[tokio::test]
 async fn the_statistics_follow_what_happens() {
     let gateway = Setup::new().toml("[sys]\ninterval = \"1s\"").start().await;
-    let mut watcher = gateway.v5("watcher").await;
-    assert!(
-        value(&mut watcher, "$SYS/broker/version")
-            .await
-            .expect("a value")
-            .contains("ostern")
-    );
-    let uptime = value(&mut watcher, "$SYS/broker/uptime")
-        .await
-        .expect("a value");
-    assert!(uptime.ends_with(" seconds"), "{uptime}");
+    let mut statistics = Statistics::follow(&gateway).await;
+    let names = [
+        "messages/received",
+        "bytes/received",
+        "bytes/sent",
+        "clients/connected",
+    ];
+    statistics
+        .until("the first values", |s| {
+            names.iter().all(|name| s.number(name).is_some())
+        })
+        .await;
+    statistics
+        .until("a version", |s| s.text("version").contains("ostern"))
+        .await;
+    statistics
+        .until("an uptime", |s| s.text("uptime").ends_with(" seconds"))
+        .await;
+    let before = names.map(|name| statistics.number(name).expect("it is there"));
+
     let mut others = Vec::new();
     for n in 0..3 {
         others.push(gateway.v5(&format!("other{n}")).await);
     }
-    let before = number(&mut watcher, "$SYS/broker/messages/received").await;
     for _ in 0..50 {
         others[0].publish(Publish::new("a", "x").qos(1)).await;
     }
-    let mut probe = gateway.v5("probe").await;
-    until_some(
-        "four or more connected clients and fifty messages",
-        async || {
-            let connected = number(&mut probe, "$SYS/broker/clients/connected").await;
-            let received = number(&mut probe, "$SYS/broker/messages/received").await;
-            (connected == 5 && received >= before + 50).then_some(())
-        },
-    )
-    .await;
-    assert!(number(&mut probe, "$SYS/broker/bytes/received").await > 50);
-    assert!(number(&mut probe, "$SYS/broker/bytes/sent").await > 50);
+    statistics
+        .until("four connected clients", |s| {
+            s.number("clients/connected") == Some(4)
+        })
+        .await;
+    statistics
+        .until("fifty messages more", |s| {
+            s.number(names[0]) >= Some(before[0] + 50)
+        })
+        .await;
+    for n in [1, 2] {
+        statistics
+            .until(names[n], |s| s.number(names[n]) >= Some(before[n] + 200))
+            .await;
+    }
+    others.pop().expect("three").disconnect().await;
+    statistics
+        .until("three connected clients", |s| {
+            s.number("clients/connected") == Some(3)
+        })
+        .await;
 }
 
 #[tokio::test]

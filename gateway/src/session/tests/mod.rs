@@ -1,0 +1,11 @@
+//! Does a session keep its promises? Each test is one of them, without a socket.
+
+mod delivery;
+mod lifecycle;
+mod limits;
+mod model;
+mod permissions;
+mod publishing;
+mod redelivery;
+mod retained;
+mod shared;

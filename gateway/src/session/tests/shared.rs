@@ -1,0 +1,234 @@
+//! Shared groups: nothing is lost when members come and go (S4).
+
+use crate::{
+    acl::{Action, Effect},
+    mqtt::{Connect, Packet, Qos, ReasonCode},
+    session::testing::*,
+};
+
+async fn member(world: &World, connect: Connect, qos: Qos) -> Client {
+    let mut client = world.client(connect).await;
+    client.subscribe("$share/g/t", qos).await;
+    client
+}
+
+/// Publishes 1, 2, ... up to `count`.
+async fn produce(world: &World, qos: Qos, count: u16) {
+    let mut publisher = world.client(connect("publisher")).await;
+    for n in 1..=count {
+        publisher
+            .publish(publish_at(qos, n, "t", &n.to_string()))
+            .await;
+    }
+    publisher.vanish().await;
+}
+
+fn all(count: u16) -> Vec<String> {
+    let mut all: Vec<_> = (1..=count).map(|n| n.to_string()).collect();
+    all.sort();
+    all
+}
+
+fn together(mut a: Vec<String>, b: Vec<String>) -> Vec<String> {
+    a.extend(b);
+    a.sort();
+    a
+}
+
+#[tokio::test]
+async fn each_message_goes_to_one_member_in_turn() {
+    let world = World::new();
+    let mut one = member(&world, connect("1"), Qos::AtLeastOnce).await;
+    let mut two = member(&world, connect("2"), Qos::AtLeastOnce).await;
+    let mut other_group = world.client(connect("3")).await;
+    other_group.subscribe("$share/h/t", Qos::AtLeastOnce).await;
+    produce(&world, Qos::AtLeastOnce, 10).await;
+    let (one, two) = (one.take().await, two.take().await);
+    assert_eq!((one.len(), two.len()), (5, 5));
+    assert_eq!(together(one, two), all(10));
+    assert_eq!(other_group.take().await.len(), 10);
+}
+
+#[tokio::test]
+async fn unacknowledged_qos_1_of_a_member_that_breaks_moves_to_another() {
+    let world = World::new();
+    for lasting in [false, true] {
+        let mine = if lasting { resume("1") } else { connect("1") };
+        let mut one = member(&world, mine, Qos::AtLeastOnce).await;
+        let mut two = member(&world, connect("2"), Qos::AtLeastOnce).await;
+        produce(&world, Qos::AtLeastOnce, 6).await;
+        let got = one.messages().await;
+        assert_eq!(got.len(), 3);
+        one.send(Packet::PubAck(ack(got[0].id))).await;
+        one.vanish().await;
+        assert_eq!(
+            together(two.take().await, vec![got[0].payload.clone()]),
+            all(6)
+        );
+        if lasting {
+            let mut back = world.client(resume("1")).await;
+            assert_eq!(back.receive().await, [], "it moved: it does not come again");
+            back.disconnect(ReasonCode::Success, Some(0)).await;
+        }
+        two.vanish().await;
+        world.assert_nothing_leaks().await;
+    }
+}
+
+#[tokio::test]
+async fn qos_2_that_was_sent_never_moves_and_what_was_not_sent_does() {
+    let world = World::new();
+    let narrow = Connect {
+        receive_maximum: 1,
+        ..resume("1")
+    };
+    let mut one = member(&world, narrow, Qos::ExactlyOnce).await;
+    let mut two = member(&world, connect("2"), Qos::ExactlyOnce).await;
+    produce(&world, Qos::ExactlyOnce, 4).await;
+    let sent = one.messages().await;
+    assert_eq!(sent.len(), 1);
+    one.vanish().await;
+    let moved = two.payloads().await;
+    assert_eq!(together(moved, vec![sent[0].payload.clone()]), all(4));
+    let mut back = world.client(resume("1")).await;
+    let again = back.messages().await;
+    assert_eq!(again.len(), 1);
+    assert!(again[0].dup);
+    assert_eq!(again[0].payload, sent[0].payload);
+}
+
+#[tokio::test]
+async fn what_waits_moves_when_its_member_unsubscribes() {
+    let world = World::new();
+    let narrow = Connect {
+        receive_maximum: 1,
+        ..connect("1")
+    };
+    let mut one = member(&world, narrow, Qos::AtLeastOnce).await;
+    let mut two = member(&world, connect("2"), Qos::AtLeastOnce).await;
+    produce(&world, Qos::AtLeastOnce, 6).await;
+    let sent = one.messages().await;
+    assert_eq!(sent.len(), 1);
+    assert_eq!(one.unsubscribe("$share/g/t").await, 0);
+    one.send(Packet::PubAck(ack(sent[0].id))).await;
+    assert_eq!(one.messages().await, []);
+    assert_eq!(
+        together(two.take().await, vec![sent[0].payload.clone()]),
+        all(6)
+    );
+}
+
+#[tokio::test]
+async fn online_members_come_before_offline_ones_and_the_last_one_keeps_everything() {
+    let world = World::new();
+    let away = member(&world, resume("away"), Qos::AtLeastOnce).await;
+    away.vanish().await;
+    let mut here = member(&world, connect("here"), Qos::AtLeastOnce).await;
+    produce(&world, Qos::AtLeastOnce, 4).await;
+    assert_eq!(
+        together(
+            here.messages()
+                .await
+                .into_iter()
+                .map(|m| m.payload)
+                .collect(),
+            vec![]
+        ),
+        all(4)
+    );
+    // Unacknowledged: it all goes to the one that can wait for its client.
+    here.vanish().await;
+    produce(&world, Qos::AtLeastOnce, 0).await;
+    let mut away = world.client(resume("away")).await;
+    assert_eq!(together(away.take().await, vec![]), all(4));
+}
+
+#[tokio::test]
+async fn the_only_member_gets_its_unacknowledged_messages_back_when_it_returns() {
+    let world = World::new();
+    let mut one = member(&world, resume("1"), Qos::AtLeastOnce).await;
+    produce(&world, Qos::AtLeastOnce, 3).await;
+    assert_eq!(one.messages().await.len(), 3);
+    one.vanish().await;
+    let mut back = world.client(resume("1")).await;
+    assert_eq!(back.take().await, all(3));
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_gives_its_share_to_the_others() {
+    let world = World::new();
+    let one = member(&world, resume("1"), Qos::AtLeastOnce).await;
+    one.vanish().await;
+    produce(&world, Qos::AtLeastOnce, 3).await;
+    let two = member(&world, resume("2"), Qos::AtLeastOnce).await;
+    two.vanish().await;
+    let session = world.session("1").unwrap();
+    world
+        .registry
+        .due(session, crate::session::agenda::Due::Expiry)
+        .await;
+    world.settle().await;
+    let mut two = world.client(resume("2")).await;
+    assert_eq!(two.take().await, all(3));
+    world.assert_nothing_leaks().await;
+}
+
+#[tokio::test]
+async fn a_message_does_not_go_back_to_a_member_that_may_not_have_it_any_more() {
+    let world = World::new();
+    let mut one = member(&world, resume("1"), Qos::AtLeastOnce).await;
+    produce(&world, Qos::AtLeastOnce, 1).await;
+    assert_eq!(one.messages().await.len(), 1);
+    let mut others = ALLOW_ALL.to_vec();
+    others.push((Effect::Deny, Action::Subscribe, "t"));
+    world.allow_only(&others).await;
+    one.receive().await;
+    one.vanish().await;
+    let mut back = world.client(resume("1")).await;
+    assert_eq!(back.receive().await, []);
+}
+
+#[tokio::test]
+async fn a_member_that_loses_its_permission_leaves_what_waits_to_the_others() {
+    let world = World::new();
+    let narrow = Connect {
+        receive_maximum: 1,
+        ..connect("1")
+    };
+    let mut one = world.client_of(narrow, principal("one")).await;
+    one.subscribe("$share/g/t", Qos::AtLeastOnce).await;
+    let mut two = world.client_of(connect("2"), principal("two")).await;
+    two.subscribe("$share/g/t", Qos::AtLeastOnce).await;
+    produce(&world, Qos::AtLeastOnce, 6).await;
+    let mut rules: Vec<_> = policy(&ALLOW_ALL).rules().cloned().collect();
+    rules.push(crate::acl::Rule {
+        id: 9,
+        effect: Effect::Deny,
+        action: Action::Subscribe,
+        filter: "t".parse().unwrap(),
+        who: crate::acl::Who::User {
+            realm: "local".into(),
+            name: "one".into(),
+        },
+    });
+    world.policy.replace(crate::acl::Policy::new(rules));
+    world.registry.policy_changed().await;
+    one.receive().await;
+    assert_eq!(one.ended_with(), Some(ReasonCode::NotAuthorized));
+    one.finish().await;
+    assert_eq!(together(two.take().await, vec![]), all(6));
+}
+
+#[tokio::test]
+async fn a_member_that_left_in_the_same_moment_costs_no_message() {
+    let world = World::new();
+    let mut one = member(&world, connect("1"), Qos::AtLeastOnce).await;
+    let mut two = member(&world, connect("2"), Qos::AtLeastOnce).await;
+    // The first member has ended, and the dispatcher has not come to it.
+    let (_, shared) = one.session.end();
+    assert!(shared.is_empty());
+    produce(&world, Qos::AtLeastOnce, 6).await;
+    assert_eq!(together(two.take().await, vec![]), all(6));
+    assert_eq!(one.receive().await, []);
+    assert_eq!(one.session.queued_bytes(), 0);
+}
