@@ -124,30 +124,35 @@ fn every_statement_stands_on_the_page_once() {
     assert!(found.is_empty(), "unknown sections: {found:?}");
 }
 
+/// The sources of a suite: the files of this name, or the files in the folder of this name.
+fn suite(name: &str) -> String {
+    let root = root();
+    let tests = root.join("tests/tests");
+    let mut files = vec![
+        tests.join("mqtt5").join(name).with_extension("rs"),
+        tests.join(name).with_extension("rs"),
+        root.join("gateway/src/mqtt/tests")
+            .join(name)
+            .with_extension("rs"),
+    ];
+    let folder = std::fs::read_dir(tests.join(name)).into_iter().flatten();
+    files.extend(folder.filter_map(|entry| Some(entry.ok()?.path())));
+    let text = |file: PathBuf| std::fs::read_to_string(file).unwrap_or_default();
+    files.into_iter().map(text).collect()
+}
+
 #[test]
 fn every_proof_exists() {
-    let root = root();
-    let folders = ["tests/tests/mqtt5", "tests/tests", "gateway/src/mqtt/tests"];
     let mut wrong = Vec::new();
     for (statements, state, proof) in rows() {
         if proof.is_empty() && state.starts_with("met") {
             wrong.push(format!("{statements} is met without a proof"));
         }
         for name in proof.split('`').skip(1).step_by(2) {
-            let (file, test) = name.split_once("::").unwrap_or((name, ""));
-            let exists = if name.contains('/') {
-                root.join(name).is_file()
-            } else {
-                folders.iter().any(|folder| {
-                    let path = root.join(folder).join(format!("{file}.rs"));
-                    let text = std::fs::read_to_string(path).unwrap_or_default();
-                    let wanted = if test.is_empty() {
-                        "fn ".into()
-                    } else {
-                        format!("fn {test}(")
-                    };
-                    text.contains(&wanted)
-                })
+            let exists = match name.split_once("::") {
+                _ if name.contains('/') => root().join(name).is_file(),
+                Some((file, test)) => suite(file).contains(&format!("fn {test}(")),
+                None => !suite(name).is_empty(),
             };
             if !exists {
                 wrong.push(format!("{statements}: no {name}"));
