@@ -151,7 +151,8 @@ impl Bus {
         reservation.shrink(length);
         let permits = reservation.keep();
         let received = Instant::now();
-        let mut ingress = self.links[usize::from(link) % self.links.len()].lock();
+        let link = (usize::from(link) % self.links.len()) as u8;
+        let mut ingress = self.links[usize::from(link)].lock();
         let sequence = ingress.next;
         ingress.next += 1;
         let (bytes, controls) = envelope.seal(link, sequence);
@@ -293,3 +294,7 @@ impl Ingress {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "bus_tests.rs"]
+mod tests;

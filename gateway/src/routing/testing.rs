@@ -1,6 +1,6 @@
 //! A session that only collects, for the tests of this room.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -19,6 +19,8 @@ pub struct Sink {
     pub completions: Mutex<Vec<Completion>>,
     pub subacks: Mutex<Vec<(PacketId, Vec<ReasonCode>)>>,
     pub denied: Option<&'static str>,
+    /// How long it makes the dispatcher wait for each hand-over, as no session does.
+    pub slowness: Duration,
 }
 
 impl Sink {
@@ -49,6 +51,9 @@ impl Endpoint for Sink {
     }
 
     fn deliver(&self, messages: &[Message], grant: &Grant) -> bool {
+        if !self.slowness.is_zero() {
+            std::thread::sleep(self.slowness);
+        }
         self.deliveries.lock().extend(
             messages
                 .iter()

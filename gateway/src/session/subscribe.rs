@@ -59,7 +59,8 @@ impl Connection {
             .enumerate()
             .map(|(n, text)| {
                 if n >= most {
-                    return Err(ReasonCode::QuotaExceeded);
+                    // UNSUBACK knows no "quota exceeded" (MQTT-3.11.3-2).
+                    return Err(ReasonCode::ImplementationSpecificError);
                 }
                 // As it was when it was made: limits may have changed since.
                 if let Some(subscription) = self.session.unsubscribe(text) {

@@ -274,7 +274,7 @@ pub struct Client {
 }
 
 impl Client {
-    fn new(world: World, connect: &Connect, claimed: Claimed) -> Client {
+    pub fn new(world: World, connect: &Connect, claimed: Claimed) -> Client {
         Client {
             world,
             session: claimed.connection.session().clone(),
@@ -465,6 +465,16 @@ impl Client {
     /// The network connection breaks while the bus may be full.
     pub async fn abandon(mut self) {
         let remains = self.connection.take().unwrap().finish(&Ending::lost());
+        self.world.registry.release(remains).await;
+    }
+
+    /// [`Client::finish`] without waiting for the bus to become empty.
+    pub async fn finish_now(mut self) {
+        let ending = self
+            .ending
+            .take()
+            .expect("the gateway ended the connection");
+        let remains = self.connection.take().unwrap().finish(&ending);
         self.world.registry.release(remains).await;
     }
 

@@ -9,3 +9,4 @@ mod publishing;
 mod redelivery;
 mod retained;
 mod shared;
+mod storm;
