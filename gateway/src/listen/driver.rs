@@ -28,7 +28,7 @@ use crate::{
     },
     session::{
         connection::{Connection, Ending},
-        session::Mail,
+        mailbox::Mail,
     },
 };
 

@@ -59,7 +59,7 @@ where
         Ok(Ok(connect)) => connect,
         Ok(Err(rejected)) => {
             if let Rejected::Packet(error) = &rejected {
-                answer_error(stream, error).await;
+                answer_error(stream, error, decoder.version()).await;
             }
             return Err(rejected);
         }
@@ -270,16 +270,23 @@ fn assign_client_id() -> ByteString {
     id.into()
 }
 
-/// A CONNECT that could not be read is answered where a CONNACK can be understood.
-async fn answer_error<S: AsyncWrite + Unpin>(stream: &mut S, error: &DecodeError) {
+/// A CONNECT that could not be read is answered where a CONNACK can be understood: in MQTT 5 as soon as the packet has
+/// said that it is that (section 4.13.1), in MQTT 3 where a return code tells the reason.
+async fn answer_error<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    error: &DecodeError,
+    asked: Option<Version>,
+) {
     let version = match error {
         DecodeError::UnsupportedProtocolVersion { answer_in, .. } => *answer_in,
         DecodeError::ClientIdentifierNotValid => Version::V311,
+        _ if asked.is_some_and(Version::is_v5) => Version::V5,
         _ => return,
     };
+    // The maximum packet size of the client may not have been read: the reason code alone.
     let peer = PeerLimits {
         maximum_packet_size: None,
-        problem_information: true,
+        problem_information: false,
     };
     refuse(stream, error.reason(), "", version, peer).await;
 }

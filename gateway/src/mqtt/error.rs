@@ -25,7 +25,7 @@ pub enum DecodeError {
     /// The protocol name is not MQTT's: no CONNACK need be sent (MQTT-3.1.2-1).
     #[error("the protocol name in CONNECT is neither \"MQTT\" nor \"MQIsdp\"")]
     UnknownProtocolName,
-    /// MQTT-3.1.2-24 and the limit on the first packet.
+    /// MQTT-3.2.2-15 and the limit on the first packet.
     #[error("{packet} of {size} bytes is over the limit of {maximum} bytes")]
     PacketTooLarge {
         /// The packet type.

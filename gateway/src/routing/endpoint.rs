@@ -122,7 +122,7 @@ impl Delivery {
         }
     }
 
-    /// A retained message for a new subscription (MQTT-3.3.1-8).
+    /// A retained message for a new subscription (MQTT-3.3.1-9).
     pub fn retained(message: Message, grant: &Grant) -> Delivery {
         Delivery {
             qos: message.qos().min(grant.qos),

@@ -171,11 +171,13 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    /// The value for the Message Expiry Interval property.
+    /// The value for the Message Expiry Interval property. What expired and is sent all the same, as a retransmission
+    /// must be, has nothing left (MQTT-3.3.2-6).
     pub fn property(self) -> Option<u32> {
         match self {
             Expiry::Left(seconds) => Some(seconds),
-            Expiry::Never | Expiry::Expired => None,
+            Expiry::Expired => Some(0),
+            Expiry::Never => None,
         }
     }
 }

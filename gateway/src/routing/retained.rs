@@ -71,7 +71,7 @@ impl Retained {
         messages <= self.limits.messages && bytes <= self.limits.bytes
     }
 
-    /// Replaces the topic's retained message; an empty payload removes it (MQTT-3.3.1-6, MQTT-3.3.1-10).
+    /// Replaces the topic's retained message; an empty payload removes it (MQTT-3.3.1-5 to -7).
     pub fn set(&mut self, message: &Message, now: Instant) -> Result<(), Full> {
         if !self.has_room(message) {
             return Err(Full);

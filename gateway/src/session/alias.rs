@@ -16,7 +16,7 @@ pub struct Inbound {
 pub enum Invalid {
     /// Above the maximum we gave (MQTT-3.3.2-9).
     AboveMaximum,
-    /// Used before it was set (MQTT-3.3.2-7).
+    /// Used before it was set (MQTT 5 §3.3.2.3.4).
     NeverSet,
 }
 

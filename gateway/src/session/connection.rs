@@ -11,8 +11,9 @@ use bytestring::ByteString;
 use super::{
     alias,
     incoming::{Pending, Received},
+    mailbox::{Mail, Notice},
     outgoing::{Acknowledged, Window},
-    session::{Carry, Mail, Notice, Session},
+    session::{Carry, Session},
     settings::Settings,
     will::Will,
 };
@@ -369,7 +370,7 @@ impl Connection {
             if self.expiry == 0 && expiry != 0 {
                 return Ending::fault(
                     ReasonCode::ProtocolError,
-                    "DISCONNECT sets a session expiry interval where CONNECT had none (MQTT-3.14.2-2)",
+                    "DISCONNECT sets a session expiry interval where CONNECT had none (MQTT 5 section 3.14.2.2.2)",
                 );
             }
             self.expiry = self.settings.session_expiry(expiry);
@@ -395,6 +396,9 @@ pub(super) fn refusal(reason: ReasonCode) -> Option<ByteString> {
         reason if !reason.is_error() => return None,
         ReasonCode::NotAuthorized => "no rule allows it, or one denies it",
         ReasonCode::QuotaExceeded => "a limit of the gateway is reached",
+        ReasonCode::ImplementationSpecificError => {
+            "the packet has more topic filters than the gateway takes at once"
+        }
         ReasonCode::TopicNameInvalid => "the topic name is invalid or has too many levels",
         ReasonCode::TopicFilterInvalid => "the topic filter is invalid or has too many levels",
         ReasonCode::PacketIdentifierNotFound => {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::{
+    mailbox::Notice,
     registry::Registry,
-    session::{Lost, Notice, Session},
+    session::{Lost, Session},
 };
 use crate::{
     auth::Principal,

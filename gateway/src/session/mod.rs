@@ -10,6 +10,7 @@ pub mod connection;
 mod deliver;
 mod incoming;
 mod live;
+pub mod mailbox;
 mod outgoing;
 mod publish;
 mod queue;

@@ -122,7 +122,7 @@ impl Connection {
         if under_way >= most {
             return Err(Ending::fault(
                 ReasonCode::ReceiveMaximumExceeded,
-                format!("more than {most} messages at QoS 1 and 2 are under way (MQTT-3.3.4-9)"),
+                format!("more than {most} messages at QoS 1 and 2 are under way (MQTT-3.3.4-7)"),
             ));
         }
         match arrival {

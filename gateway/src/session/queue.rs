@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How much may wait. Bytes count message content and a fixed overhead for each message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueLimits {
     /// Messages at QoS 1 and 2.
     pub messages: usize,

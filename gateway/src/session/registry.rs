@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use super::{
     agenda::{Agenda, Due},
     connection::{Connection, Ending, Remains},
-    session::{Notice, Rest, Session},
+    mailbox::Notice,
+    session::{Rest, Session},
     settings::Settings,
     will::Will,
 };
@@ -177,7 +178,7 @@ impl Registry {
             };
             self.agenda.forget(session.id());
             if connect.clean_start {
-                // The session ends here, and with it the delay of its will (MQTT-3.1.3-9).
+                // The session ends here, and with it the delay of its will (MQTT-3.1.2-8).
                 self.end(&session, will).await;
                 continue;
             }
@@ -223,7 +224,7 @@ impl Registry {
         if !shared.is_empty() {
             envelope.control(Control::Redistribute(shared));
         }
-        // A will is delayed as long as its session lives, at most (MQTT-3.1.3-9).
+        // A will is delayed as long as its session lives, at most (MQTT-3.1.2-8).
         let delay = will
             .as_ref()
             .map_or(Duration::ZERO, Will::delay)

@@ -4,7 +4,6 @@
 //! needs is carried from one connection to the next ([`Carry`]) and costs no lock while one is up.
 
 use std::{
-    ops::{Deref, DerefMut},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
@@ -16,13 +15,14 @@ use std::{
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
 use hashbrown::HashMap;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
     incoming::Received,
+    mailbox::{Mail, Mailbox, Notice, Open},
     outgoing::Window,
-    queue::{Entry, Queue, QueueLimits},
+    queue::{Entry, QueueLimits},
     will::Will,
 };
 use crate::{
@@ -65,40 +65,12 @@ pub struct Session {
     metrics: Arc<Metrics>,
 }
 
-/// What others leave for the connection.
-struct Mailbox {
-    queue: Queue,
-    limits: QueueLimits,
-    completions: Vec<(u32, Completion)>,
-    waker: Option<Waker>,
-    notice: Option<Notice>,
-    /// A subscription that a policy change took away while the client was away.
-    lost: Option<ByteString>,
-}
-
 /// What a policy change took from a session.
 #[derive(Default)]
 pub(super) struct Lost {
     pub filters: Vec<SubscriptionFilter>,
     /// Messages of shared groups, for other members.
     pub shared: Vec<Delivery>,
-}
-
-/// Why the gateway ends a connection from outside of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// Another connection uses the client identifier (MQTT-3.1.4-3).
-    TakenOver,
-    /// A change of policy took this subscription away (P4).
-    SubscriptionLost(ByteString),
-    /// The account was disabled or removed, or its credentials changed.
-    Disabled,
-    /// The gateway is going down.
-    ShuttingDown,
-    /// The session holds more memory than any other while the gateway has none left (N4).
-    OutOfMemory,
-    /// An operator ended the connection.
-    Administrative,
 }
 
 /// What a connection takes over from the one before it.
@@ -122,24 +94,6 @@ pub(super) struct Rest {
     pub expiry: Option<Duration>,
 }
 
-/// What a mailbox had for its connection.
-#[derive(Default)]
-pub struct Mail {
-    pub completions: Vec<(u32, Completion)>,
-    pub entries: Vec<Entry>,
-    pub notice: Option<Notice>,
-    /// There is more that may leave.
-    pub more: bool,
-}
-
-impl Mail {
-    pub fn clear(&mut self) {
-        self.completions.clear();
-        self.entries.clear();
-        self.notice = None;
-    }
-}
-
 impl Session {
     pub(super) fn new(
         id: SessionId,
@@ -150,10 +104,6 @@ impl Session {
         metrics: Arc<Metrics>,
     ) -> Session {
         let permissions = permissions(policy, &principal, &client_id);
-        let limits = QueueLimits {
-            messages: 0,
-            bytes: 0,
-        };
         Session {
             id,
             client_id,
@@ -167,14 +117,7 @@ impl Session {
             revoked: AtomicBool::new(false),
             outstanding: AtomicUsize::new(0),
             window_bytes: AtomicUsize::new(0),
-            mailbox: Mutex::new(Mailbox {
-                queue: Queue::default(),
-                limits,
-                completions: Vec::new(),
-                waker: None,
-                notice: None,
-                lost: None,
-            }),
+            mailbox: Mutex::default(),
             subscriptions: Mutex::default(),
             rest: Mutex::default(),
             left: Notify::new(),
@@ -474,32 +417,6 @@ impl Session {
             .lock()
             .get(text)
             .map(|subscription| subscription.options)
-    }
-}
-
-/// The mailbox while it is open; closing it brings the gauges up to date.
-struct Open<'a> {
-    mailbox: MutexGuard<'a, Mailbox>,
-    metrics: &'a Metrics,
-}
-
-impl Deref for Open<'_> {
-    type Target = Mailbox;
-
-    fn deref(&self) -> &Mailbox {
-        &self.mailbox
-    }
-}
-
-impl DerefMut for Open<'_> {
-    fn deref_mut(&mut self) -> &mut Mailbox {
-        &mut self.mailbox
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.mailbox.queue.report(self.metrics);
     }
 }
 

@@ -62,7 +62,7 @@ impl Connection {
             .enumerate()
             .map(|(n, text)| {
                 if n >= most {
-                    // UNSUBACK has no code for a quota (MQTT 5 §3.11.3).
+                    // UNSUBACK knows no "quota exceeded" (MQTT-3.11.3-2).
                     return Err(ReasonCode::ImplementationSpecificError);
                 }
                 // As it was when it was made: limits may have changed since.

@@ -13,8 +13,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     connection::{Connection, Ending},
+    mailbox::Mail,
     registry::{Claimed, Refused, Registry},
-    session::{Mail, Session},
+    session::Session,
     settings::Settings,
 };
 use crate::{

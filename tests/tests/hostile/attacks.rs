@@ -225,7 +225,9 @@ async fn together(all: Vec<impl Future<Output = ()>>) {
 /// The sockets of one address must not close the door to the next one.
 async fn somebody_else_gets_in(gateway: &Gateway) {
     let start = Instant::now();
-    let mut client = gateway.connect_tls(Connect::v5("in-between")).await;
+    let mut client = gateway
+        .connect_tls(Connect::v5(&Scope::new().id("in-between")))
+        .await;
     client.ping().await;
     let took = start.elapsed();
     assert!(

@@ -5,7 +5,7 @@ use postern_tests::{Connect, Gateway, Property, Publish, Scope, Subscribe};
 
 use crate::{RECEIVE_MAXIMUM, gateway};
 
-// [MQTT-3.2.2-17] [MQTT-3.1.2-28] and the defaults of section 3.2.2.3: what equals its default is left out.
+// [MQTT-3.1.2-28] and the defaults of section 3.2.2.3: what equals its default is left out.
 #[tokio::test]
 async fn connack_announces_the_limits_and_nothing_unasked() {
     let gateway = gateway().await;

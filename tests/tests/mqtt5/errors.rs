@@ -404,7 +404,7 @@ fn other_cases() -> Vec<(&'static str, Vec<u8>, &'static [u8])> {
             &[MALFORMED, PROTOCOL_ERROR],
         ),
         ("PINGRESP", vec![0xD0, 0x00], &[MALFORMED, PROTOCOL_ERROR]),
-        // [MQTT-4.12.0-6], section 4.12: no authentication method was agreed on.
+        // [MQTT-4.12.0-7], section 4.12: no authentication method was agreed on.
         (
             "AUTH out of the blue",
             frame(0xF0, vec![0x19, 0]),

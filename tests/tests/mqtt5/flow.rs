@@ -32,7 +32,7 @@ async fn the_gateway_waits_for_puback_at_the_receive_maximum() {
         assert_eq!(message.text(), n.to_string());
         in_flight.push(message);
     }
-    // [MQTT-4.9.0-3]: everything else still moves.
+    // [MQTT-4.9.0-3] [MQTT-3.3.4-10]: everything else still moves.
     client.nothing_came().await;
     client.subscribe(&scope.topic("other"), 1).await;
     client.nothing_came().await;
@@ -46,7 +46,7 @@ async fn the_gateway_waits_for_puback_at_the_receive_maximum() {
     }
 }
 
-// [MQTT-4.9.0-1]: QoS 2 holds its place until PUBCOMP, or until a PUBREC that refuses.
+// [MQTT-4.9.0-2]: QoS 2 holds its place until PUBCOMP, or until a PUBREC that refuses.
 #[tokio::test]
 async fn the_gateway_waits_for_pubcomp_at_the_receive_maximum() {
     let gateway = gateway().await;
@@ -122,7 +122,7 @@ async fn redelivery_keeps_to_the_receive_maximum_of_the_new_connection() {
     }
 }
 
-// [MQTT-3.3.4-8], section 3.3.4: more than our receive maximum gets 0x93.
+// [MQTT-3.3.4-7], section 3.3.4: more than our receive maximum gets 0x93.
 #[tokio::test]
 async fn a_client_that_exceeds_our_receive_maximum_gets_0x93() {
     let gateway = gateway().await;

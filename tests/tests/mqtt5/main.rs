@@ -10,6 +10,7 @@ mod redelivery;
 mod retain;
 mod session;
 mod shared;
+mod statements;
 mod subscribe;
 mod sys;
 mod will;

@@ -51,7 +51,7 @@ async fn unacknowledged_messages_come_again_with_dup_their_identifier_and_order(
     }
 }
 
-// [MQTT-4.3.2-5], section 4.4: acknowledged is done, and only that.
+// [MQTT-4.3.2-3], section 4.4: acknowledged is done, and only that.
 #[tokio::test]
 async fn acknowledged_messages_never_come_again() {
     let gateway = gateway().await;
@@ -71,7 +71,7 @@ async fn acknowledged_messages_never_come_again() {
     session(&gateway, &scope).await.nothing_came().await;
 }
 
-// [MQTT-4.4.0-2] [MQTT-4.8.2-6]: a refusal acknowledges, too.
+// [MQTT-4.4.0-2]: a refusal acknowledges, too.
 #[tokio::test]
 async fn a_refused_message_never_comes_again() {
     let gateway = gateway().await;
@@ -87,7 +87,7 @@ async fn a_refused_message_never_comes_again() {
     }
 }
 
-// [MQTT-4.3.3-7] [MQTT-4.3.3-8] [MQTT-4.4.0-1]: after PUBREC only PUBREL is left to send.
+// [MQTT-4.3.3-5] [MQTT-4.3.3-6] [MQTT-4.4.0-1]: after PUBREC only PUBREL is left to send.
 #[tokio::test]
 async fn pubrel_comes_again_instead_of_the_message() {
     let gateway = gateway().await;
@@ -117,7 +117,7 @@ async fn pubrel_comes_again_instead_of_the_message() {
     session(&gateway, &scope).await.nothing_came().await;
 }
 
-// [MQTT-4.3.3-10] [MQTT-4.3.3-11], D3: a retransmission is acknowledged again and delivered once.
+// [MQTT-4.3.3-10] [MQTT-4.3.3-11] [MQTT-4.3.3-12], D3: a retransmission is acknowledged again and delivered once.
 #[tokio::test]
 async fn a_retransmitted_qos_2_message_is_delivered_once() {
     let gateway = gateway().await;

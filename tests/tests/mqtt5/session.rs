@@ -114,7 +114,7 @@ async fn a_storm_of_takeovers_leaves_the_last_connection_working() {
     last.nothing_came().await;
 }
 
-// [MQTT-3.1.2-23], section 3.1.2.11.2. A will that is due at the end of the session says when that was.
+// [MQTT-4.1.0-2], section 3.1.2.11.2. A will that is due at the end of the session says when that was.
 #[tokio::test]
 async fn a_session_ends_after_its_expiry() {
     let gateway = gateway().await;
@@ -171,7 +171,7 @@ async fn disconnect_cannot_make_a_session_persistent() {
     assert_eq!(client.end_code().await, 0x82);
 }
 
-// [MQTT-3.3.1-1] [MQTT-4.5.0-1] [MQTT-4.6.0-5]: what came meanwhile, of every QoS that is kept, in order.
+// [MQTT-3.1.2-23] [MQTT-4.5.0-1] [MQTT-4.6.0-5]: what came meanwhile, of every QoS that is kept, in order.
 #[tokio::test]
 async fn messages_wait_for_an_offline_session_in_order() {
     let gateway = gateway().await;
@@ -198,7 +198,7 @@ async fn messages_wait_for_an_offline_session_in_order() {
     client.nothing_came().await;
 }
 
-// [MQTT-3.1.4-4]: the same session over different protocol versions.
+// [MQTT-3.1.3-2]: the same session over different protocol versions.
 #[tokio::test]
 async fn a_session_outlives_a_change_of_the_protocol_version() {
     let gateway = gateway().await;

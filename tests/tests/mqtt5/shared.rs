@@ -267,7 +267,7 @@ async fn an_offline_member_gets_work_only_when_nobody_is_online() {
     offline.nothing_came().await;
 }
 
-// [MQTT-4.8.2-5], S4: a QoS 2 message that was sent waits for its member.
+// [MQTT-4.8.2-4], S4: a QoS 2 message that was sent waits for its member.
 #[tokio::test]
 async fn a_qos_2_message_already_sent_never_moves() {
     let gateway = gateway().await;

@@ -118,6 +118,12 @@ async fn a_will_carries_its_qos_retain_flag_and_properties() {
             };
             assert!(there, "{property:?} is missing in {came:?}");
         }
+        let users = |list: &[Property]| -> Vec<Property> {
+            let mut users = list.to_vec();
+            users.retain(|p| matches!(p, Property::User(..)));
+            users
+        };
+        assert_eq!(users(&came.properties), users(&properties), "in order");
         let mut later = gateway.v5(&scope.id("later")).await;
         later.subscribe(&scope.topic("will"), 2).await;
         later.subscribe(&scope.topic("end"), 2).await;

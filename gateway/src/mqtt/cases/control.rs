@@ -265,6 +265,14 @@ fn headers() -> Vec<Case> {
         expect: Expect::Incomplete,
     };
     vec![
+        Case {
+            stage: Stage::First,
+            ..incomplete(
+                "a CONNECT without its last byte",
+                V5,
+                b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01",
+            )
+        },
         incomplete("nothing", V5, b""),
         incomplete("a first byte", V5, b"\x30"),
         incomplete("a remaining length that goes on", V5, b"\x30\x80\x80"),

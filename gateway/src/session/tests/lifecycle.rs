@@ -277,11 +277,11 @@ async fn a_takeover_reaches_a_connection_that_is_still_on_its_way() {
     tokio::task::yield_now().await;
     let settings = world.registry.settings();
     session.connect(principal("user"), &world.policy, settings.queue, true);
-    let mut mail = crate::session::session::Mail::default();
+    let mut mail = crate::session::mailbox::Mail::default();
     session.collect(&mut mail, 0, 0, std::task::Waker::noop());
     assert_eq!(
         mail.notice,
-        Some(crate::session::session::Notice::TakenOver)
+        Some(crate::session::mailbox::Notice::TakenOver)
     );
     waiting.abort();
 }

@@ -5,7 +5,7 @@ use crate::{
     auth::Principal,
     mqtt::{Connect, Packet, Publish, Qos, ReasonCode},
     session::{
-        session::{Mail, Notice},
+        mailbox::{Mail, Notice},
         testing::*,
     },
 };

@@ -1,0 +1,85 @@
+//! The mailbox of a session: what the dispatcher and the operator leave for its connection.
+
+use std::{
+    ops::{Deref, DerefMut},
+    task::Waker,
+};
+
+use bytestring::ByteString;
+use parking_lot::MutexGuard;
+
+use super::queue::{Entry, Queue, QueueLimits};
+use crate::{metrics::Metrics, routing::endpoint::Completion};
+
+/// What others leave for the connection.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    pub queue: Queue,
+    pub limits: QueueLimits,
+    pub completions: Vec<(u32, Completion)>,
+    pub waker: Option<Waker>,
+    pub notice: Option<Notice>,
+    /// A subscription that a policy change took away while the client was away.
+    pub lost: Option<ByteString>,
+}
+
+/// The mailbox while it is open; closing it brings the gauges up to date.
+pub(super) struct Open<'a> {
+    pub mailbox: MutexGuard<'a, Mailbox>,
+    pub metrics: &'a Metrics,
+}
+
+impl Deref for Open<'_> {
+    type Target = Mailbox;
+
+    fn deref(&self) -> &Mailbox {
+        &self.mailbox
+    }
+}
+
+impl DerefMut for Open<'_> {
+    fn deref_mut(&mut self) -> &mut Mailbox {
+        &mut self.mailbox
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.mailbox.queue.report(self.metrics);
+    }
+}
+
+/// What a mailbox had for its connection.
+#[derive(Default)]
+pub struct Mail {
+    pub completions: Vec<(u32, Completion)>,
+    pub entries: Vec<Entry>,
+    pub notice: Option<Notice>,
+    /// There is more that may leave.
+    pub more: bool,
+}
+
+impl Mail {
+    pub fn clear(&mut self) {
+        self.completions.clear();
+        self.entries.clear();
+        self.notice = None;
+    }
+}
+
+/// Why the gateway ends a connection from outside of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Another connection uses the client identifier (MQTT-3.1.4-3).
+    TakenOver,
+    /// A change of policy took this subscription away (P4).
+    SubscriptionLost(ByteString),
+    /// The account was disabled or removed, or its credentials changed.
+    Disabled,
+    /// The gateway is going down.
+    ShuttingDown,
+    /// The session holds more memory than any other while the gateway has none left (N4).
+    OutOfMemory,
+    /// An operator ended the connection.
+    Administrative,
+}
