@@ -172,7 +172,7 @@ async fn in_a_storm_nobody_waits_for_ever_and_nothing_is_left_behind() {
             .await;
     }
     let start = Instant::now();
-    while world.registry.len() > 0 || world.metrics.subscriptions.get() > 0 {
+    while !world.registry.is_empty() || world.metrics.subscriptions.get() > 0 {
         assert!(
             start.elapsed() < DEADLINE,
             "sessions or subscriptions are left"
