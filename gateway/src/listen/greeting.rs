@@ -164,7 +164,11 @@ async fn admit(
     } = claimed.map_err(|refused| (refused.reason(), refused.text()))?;
     // The account may have been disabled while this went on, before its session could be told.
     if !context.authenticator.is_current(&principal) {
-        let ending = Ending::lost();
+        // P3: no will of somebody who may not be here.
+        let ending = Ending {
+            farewell: None,
+            keeps_will: false,
+        };
         context.registry.release(connection.finish(&ending)).await;
         return Err((ReasonCode::NotAuthorized, "the account changed, try again"));
     }

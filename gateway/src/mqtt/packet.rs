@@ -98,7 +98,7 @@ pub struct Will {
     /// Will delay interval, seconds.
     pub delay: u32,
     pub properties: PropertyBlock,
-    /// Seconds; 0 is legal and means that only who is online gets it.
+    /// Seconds; 0 is legal, and expires before anybody gets it.
     pub message_expiry: Option<u32>,
 }
 

@@ -48,6 +48,8 @@ pub struct Connection {
     will: Option<Will>,
     /// Session expiry interval in seconds, as granted; DISCONNECT may change it.
     expiry: u32,
+    /// Whether CONNECT asked for a session that outlives its connection, granted or not.
+    asked_to_last: bool,
 }
 
 /// What was counted since the metrics were last told: atomics cost too much for each message.
@@ -159,6 +161,7 @@ impl Connection {
             denied: false,
             will: connect.will.clone().map(Will::new),
             expiry: settings.session_expiry(connect.session_expiry),
+            asked_to_last: connect.session_expiry > 0,
             settings,
             metrics,
             session,
@@ -367,7 +370,7 @@ impl Connection {
 
     fn disconnect(&mut self, disconnect: &mqtt::Disconnect) -> Ending {
         if let Some(expiry) = disconnect.session_expiry {
-            if self.expiry == 0 && expiry != 0 {
+            if !self.asked_to_last && expiry != 0 {
                 return Ending::fault(
                     ReasonCode::ProtocolError,
                     "DISCONNECT sets a session expiry interval where CONNECT had none (MQTT 5 section 3.14.2.2.2)",
