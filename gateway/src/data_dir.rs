@@ -263,7 +263,11 @@ fn make(path: &Path, mode: u32) -> Result<(), DataDirError> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(failed)?;
     }
-    DirBuilder::new().mode(mode).create(path).map_err(failed)
+    match DirBuilder::new().mode(mode).create(path) {
+        // Another process of ours was faster, with the same mode.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        outcome => outcome.map_err(failed),
+    }
 }
 
 #[cfg(test)]
