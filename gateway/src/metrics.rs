@@ -82,9 +82,9 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            /// Name, meaning and value of each, for whoever shows them.
-            pub fn each(&self, mut show: impl FnMut(&'static str, &'static str, u64)) {
-                $(show(stringify!($name), concat!($($doc),*).trim_ascii_start(), self.$name.get());)*
+            /// Name and value of each, for whoever shows them.
+            pub fn each(&self, mut show: impl FnMut(&'static str, u64)) {
+                $(show(stringify!($name), self.$name.get());)*
             }
         }
     };

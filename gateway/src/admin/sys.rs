@@ -15,7 +15,7 @@ use crate::{
 /// Publishes until the process ends. `interval` is asked before each round; zero turns the topics off.
 pub async fn run(registry: Arc<Registry>, interval: impl Fn() -> Duration) {
     let started = Instant::now();
-    let mut previous: Vec<(&str, String)> = Vec::new();
+    let mut previous: Vec<(String, String)> = Vec::new();
     loop {
         let wait = interval();
         if !wait.is_zero() {
@@ -49,75 +49,37 @@ pub async fn run(registry: Arc<Registry>, interval: impl Fn() -> Duration) {
     }
 }
 
-fn topics(metrics: &Metrics, sessions: usize, uptime: Duration) -> Vec<(&'static str, String)> {
+/// Mosquitto's names for what it knows too, and `$SYS/postern/NAME` for every metric of the gateway.
+fn topics(metrics: &Metrics, sessions: usize, uptime: Duration) -> Vec<(String, String)> {
     let connected = metrics.clients_connected.get();
     let sessions = sessions as u64;
-    [
-        (
-            "$SYS/broker/version",
-            format!("postern version {}", env!("CARGO_PKG_VERSION")),
-        ),
-        (
-            "$SYS/broker/uptime",
-            format!("{} seconds", uptime.as_secs()),
-        ),
-    ]
-    .into_iter()
-    .chain(
-        [
-            ("$SYS/broker/clients/connected", connected),
-            ("$SYS/broker/clients/active", connected),
-            (
-                "$SYS/broker/clients/disconnected",
-                sessions.saturating_sub(connected),
-            ),
-            (
-                "$SYS/broker/clients/inactive",
-                sessions.saturating_sub(connected),
-            ),
-            ("$SYS/broker/clients/total", sessions),
-            ("$SYS/broker/clients/maximum", metrics.clients_maximum.get()),
-            (
-                "$SYS/broker/clients/expired",
-                metrics.sessions_expired.get(),
-            ),
-            (
-                "$SYS/broker/messages/received",
-                metrics.packets_received.get(),
-            ),
-            ("$SYS/broker/messages/sent", metrics.packets_sent.get()),
-            (
-                "$SYS/broker/publish/messages/received",
-                metrics.publishes_received.get(),
-            ),
-            (
-                "$SYS/broker/publish/messages/sent",
-                metrics.publishes_sent.get(),
-            ),
-            (
-                "$SYS/broker/publish/messages/dropped",
-                metrics.messages_dropped.get(),
-            ),
-            (
-                "$SYS/broker/store/messages/count",
-                metrics.messages_queued.get(),
-            ),
-            (
-                "$SYS/broker/store/messages/bytes",
-                metrics.bytes_queued.get(),
-            ),
-            ("$SYS/broker/bytes/received", metrics.bytes_received.get()),
-            ("$SYS/broker/bytes/sent", metrics.bytes_sent.get()),
-            (
-                "$SYS/broker/retained messages/count",
-                metrics.retained_messages.get(),
-            ),
-            (
-                "$SYS/broker/subscriptions/count",
-                metrics.subscriptions.get(),
-            ),
-        ]
-        .map(|(topic, value)| (topic, value.to_string())),
-    )
-    .collect()
+    let away = sessions.saturating_sub(connected);
+    let version = concat!("postern version ", env!("CARGO_PKG_VERSION")).to_owned();
+    let mut topics = vec![
+        ("$SYS/broker/version".to_owned(), version),
+        ("$SYS/broker/uptime".to_owned(), format!("{} seconds", uptime.as_secs())),
+    ];
+    let known = [
+        ("clients/connected", connected),
+        ("clients/active", connected),
+        ("clients/disconnected", away),
+        ("clients/inactive", away),
+        ("clients/total", sessions),
+        ("clients/maximum", metrics.clients_maximum.get()),
+        ("clients/expired", metrics.sessions_expired.get()),
+        ("messages/received", metrics.packets_received.get()),
+        ("messages/sent", metrics.packets_sent.get()),
+        ("publish/messages/received", metrics.publishes_received.get()),
+        ("publish/messages/sent", metrics.publishes_sent.get()),
+        ("publish/messages/dropped", metrics.messages_dropped.get()),
+        ("store/messages/count", metrics.messages_queued.get()),
+        ("store/messages/bytes", metrics.bytes_queued.get()),
+        ("bytes/received", metrics.bytes_received.get()),
+        ("bytes/sent", metrics.bytes_sent.get()),
+        ("retained messages/count", metrics.retained_messages.get()),
+        ("subscriptions/count", metrics.subscriptions.get()),
+    ];
+    topics.extend(known.map(|(name, value)| (format!("$SYS/broker/{name}"), value.to_string())));
+    metrics.each(|name, value| topics.push((format!("$SYS/postern/{name}"), value.to_string())));
+    topics
 }

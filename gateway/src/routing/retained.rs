@@ -62,7 +62,7 @@ impl Retained {
     /// Whether [`Retained::set`] would find room. Topics of the gateway itself (`$SYS`) always have room.
     pub fn has_room(&self, message: &Message) -> bool {
         let topic = message.topic();
-        if topic.starts_with('$') || message.payload().is_empty() {
+        if !is_limited(topic) || message.payload().is_empty() {
             return true;
         }
         let old = self.root.find(topic).and_then(|node| node.kept.as_ref());
@@ -92,8 +92,10 @@ impl Retained {
         if let Some(moment) = expires {
             self.expiring.insert(moment, message.topic().into());
         }
-        self.messages += 1;
-        self.bytes += cost(&message);
+        if is_limited(message.topic()) {
+            self.messages += 1;
+            self.bytes += cost(&message);
+        }
         let mut node = &mut self.root;
         for level in message.topic().split('/') {
             node = node.children.entry(level.into()).or_default();
@@ -143,8 +145,10 @@ impl Retained {
         let Some(kept) = self.root.remove(topic) else {
             return;
         };
-        self.messages -= 1;
-        self.bytes -= cost(&kept.message);
+        if is_limited(topic) {
+            self.messages -= 1;
+            self.bytes -= cost(&kept.message);
+        }
         if let Some(moment) = kept.expires {
             self.expiring.remove(&moment);
         }
@@ -209,6 +213,11 @@ impl Node {
         }
         kept
     }
+}
+
+/// Topics of the gateway itself (`$SYS`) are few and its own: they count in no limit.
+fn is_limited(topic: &str) -> bool {
+    !topic.starts_with('$')
 }
 
 /// Bytes that a retained message takes up, its place in the tree included.
