@@ -57,7 +57,10 @@ fn topics(metrics: &Metrics, sessions: usize, uptime: Duration) -> Vec<(String, 
     let version = concat!("postern version ", env!("CARGO_PKG_VERSION")).to_owned();
     let mut topics = vec![
         ("$SYS/broker/version".to_owned(), version),
-        ("$SYS/broker/uptime".to_owned(), format!("{} seconds", uptime.as_secs())),
+        (
+            "$SYS/broker/uptime".to_owned(),
+            format!("{} seconds", uptime.as_secs()),
+        ),
     ];
     let known = [
         ("clients/connected", connected),
@@ -69,7 +72,10 @@ fn topics(metrics: &Metrics, sessions: usize, uptime: Duration) -> Vec<(String, 
         ("clients/expired", metrics.sessions_expired.get()),
         ("messages/received", metrics.packets_received.get()),
         ("messages/sent", metrics.packets_sent.get()),
-        ("publish/messages/received", metrics.publishes_received.get()),
+        (
+            "publish/messages/received",
+            metrics.publishes_received.get(),
+        ),
         ("publish/messages/sent", metrics.publishes_sent.get()),
         ("publish/messages/dropped", metrics.messages_dropped.get()),
         ("store/messages/count", metrics.messages_queued.get()),
