@@ -360,10 +360,7 @@ impl Dispatcher {
                     &mut room,
                     work,
                 )
-                .inspect_err(|_| {
-                    origin.endpoint.refused(&subscription.filter);
-                    self.metrics.subscriptions_refused.add(1);
-                })?;
+                .inspect_err(|_| self.metrics.subscriptions_refused.add(1))?;
                 Ok(granted(subscription.options.qos))
             })
             .map(|outcome| outcome.unwrap_or_else(|reason| reason))
@@ -374,8 +371,8 @@ impl Dispatcher {
             .subscribed(origin.epoch, request.packet_id, reasons, retained);
     }
 
-    /// Makes one subscription and finds its retained messages; one whose retained messages would be too many to queue,
-    /// or too much work to find, is not made.
+    /// Finds the retained messages of one subscription and makes it; one whose retained messages would be too many to
+    /// queue, or too much work to find, is not made, and what it was to replace stays.
     fn take_up(
         &mut self,
         endpoint: &Arc<dyn Endpoint>,
@@ -384,22 +381,41 @@ impl Dispatcher {
         room: &mut usize,
         work: &mut usize,
     ) -> Result<(), ReasonCode> {
-        let options = subscription.options;
         let filter = subscription.matching().as_str();
         // The policy may have changed since the client asked; what was taken away stays away (P4).
         if !endpoint.may_subscribe(filter) {
+            endpoint.refused(&subscription.filter);
             return Err(ReasonCode::NotAuthorized);
         }
-        let is_new = self.tree.insert(endpoint, subscription);
-        let wanted = match options.retain_handling {
+        let is_new = !self.tree.holds(endpoint.id(), &subscription.filter);
+        let wanted = match subscription.options.retain_handling {
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => is_new,
             RetainHandling::DoNotSend => false,
         };
         // A shared subscription gets no retained messages (MQTT 5 §4.8.2).
-        if !wanted || subscription.filter.share.is_some() {
-            return Ok(());
+        if wanted && subscription.filter.share.is_none() {
+            let found = self.find_retained(endpoint, subscription, retained, *room, work);
+            *room -= found.inspect_err(|_| {
+                if is_new {
+                    endpoint.refused(&subscription.filter);
+                }
+            })?;
         }
+        self.tree.insert(endpoint, subscription);
+        Ok(())
+    }
+
+    /// How many retained messages were found: all of them, and no more than `room`.
+    fn find_retained(
+        &self,
+        endpoint: &Arc<dyn Endpoint>,
+        subscription: &Subscription,
+        retained: &mut Vec<Delivery>,
+        room: usize,
+        work: &mut usize,
+    ) -> Result<usize, ReasonCode> {
+        let options = subscription.options;
         let extra = options.id.map(|id| {
             Arc::new(Extra {
                 subscription_ids: [id].into_iter().collect(),
@@ -412,25 +428,25 @@ impl Dispatcher {
             extra,
         };
         let before = retained.len();
+        let mut visit = |message: &Message| {
+            if !endpoint.may_receive(message.topic()) {
+                return true;
+            }
+            let fits = retained.len() - before < room;
+            if fits {
+                retained.push(Delivery::retained(message.clone(), &grant));
+            }
+            fits
+        };
+        let filter = subscription.matching().as_str();
         let complete = self
             .retained
-            .matching(filter, Instant::now(), work, &mut |message| {
-                if endpoint.may_receive(message.topic()) {
-                    let fits = retained.len() - before < *room;
-                    if fits {
-                        retained.push(Delivery::retained(message.clone(), &grant));
-                    }
-                    return fits;
-                }
-                true
-            });
-        if complete {
-            *room -= retained.len() - before;
-            return Ok(());
+            .matching(filter, Instant::now(), work, &mut visit);
+        if !complete {
+            retained.truncate(before);
+            return Err(ReasonCode::QuotaExceeded);
         }
-        retained.truncate(before);
-        self.tree.remove(endpoint.id(), &subscription.filter);
-        Err(ReasonCode::QuotaExceeded)
+        Ok(retained.len() - before)
     }
 
     fn unsubscribe(

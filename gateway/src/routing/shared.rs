@@ -56,6 +56,16 @@ impl Groups {
         self.by_id.get_mut(self.by_key.get(key)?)
     }
 
+    pub fn holds(&self, key: &ShareKey, session: SessionId) -> bool {
+        let group = self.by_key.get(key).and_then(|id| self.by_id.get(id));
+        group.is_some_and(|group| {
+            group
+                .members
+                .iter()
+                .any(|member| member.endpoint.id() == session)
+        })
+    }
+
     /// Takes a member out. `None`: it was none. `Some(Some(id))`: it was the last, and the group is gone.
     pub fn leave(&mut self, key: &ShareKey, session: SessionId) -> Option<Option<GroupId>> {
         let id = *self.by_key.get(key)?;

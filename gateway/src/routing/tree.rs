@@ -78,6 +78,17 @@ impl Tree {
         added
     }
 
+    /// Whether the session has a subscription with this filter.
+    pub fn holds(&self, session: SessionId, filter: &SubscriptionFilter) -> bool {
+        match &filter.share {
+            None => self
+                .root
+                .find(filter.filter.as_str())
+                .is_some_and(|level| level.direct.contains_key(&session)),
+            Some(_) => self.groups.holds(&share_key(filter), session),
+        }
+    }
+
     /// Removes a subscription; true if there was one.
     pub fn remove(&mut self, session: SessionId, filter: &SubscriptionFilter) -> bool {
         let path = filter.filter.as_str();
@@ -220,6 +231,18 @@ impl Node {
             };
         }
         &mut node.here
+    }
+
+    fn find(&self, filter: &str) -> Option<&Level> {
+        let mut node = self;
+        for level in filter.split('/') {
+            node = match level {
+                "#" => return Some(&node.hash),
+                "+" => node.plus.as_deref()?,
+                name => node.children.get(name)?,
+            };
+        }
+        Some(&node.here)
     }
 
     fn collect<'a>(&'a self, rest: &str, dollar: bool, found: &mut Found<'a>) {
@@ -392,7 +415,9 @@ mod tests {
         assert_eq!(tree.len(), filters.len());
         for filter in filters {
             let filter = SubscriptionFilter::parse(filter, LEVELS).unwrap();
+            assert!(tree.holds(SessionId(1), &filter) && !tree.holds(SessionId(2), &filter));
             assert!(tree.remove(SessionId(1), &filter));
+            assert!(!tree.holds(SessionId(1), &filter));
             assert!(!tree.remove(SessionId(1), &filter));
         }
         assert!(tree.is_empty() && tree.root.is_empty());

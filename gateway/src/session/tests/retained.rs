@@ -155,6 +155,12 @@ async fn asking_for_retained_messages_again_and_again_costs_no_memory_without_bo
         "what does not fit is refused"
     );
     assert!(client.ending.is_none());
+    publisher.publish(publish("many/live", "still here")).await;
+    assert_eq!(
+        client.payloads().await,
+        ["still here"],
+        "a refused replacement leaves what it was to replace"
+    );
     client.vanish().await;
     world.assert_nothing_leaks().await;
 }
