@@ -43,7 +43,7 @@ pub(super) struct Record {
 impl Message {
     /// The topic name.
     pub fn topic(&self) -> &str {
-        // SAFETY-free: topics were validated as UTF-8 by the codec before they entered an envelope;
+        // Topics were validated as UTF-8 by the codec before they entered an envelope;
         // an empty name can only come from a corrupted envelope and matches no filter.
         std::str::from_utf8(self.slice(self.record().topic)).unwrap_or_default()
     }

@@ -108,9 +108,6 @@ impl From<Notice> for Ending {
             Notice::OutOfMemory => {
                 Ending::fault(ReasonCode::QuotaExceeded, "too much waits for this client")
             }
-            Notice::Administrative => {
-                Ending::fault(ReasonCode::AdministrativeAction, "ended by an operator")
-            }
         }
     }
 }

@@ -80,6 +80,4 @@ pub enum Notice {
     ShuttingDown,
     /// The session holds more memory than any other while the gateway has none left (N4).
     OutOfMemory,
-    /// An operator ended the connection.
-    Administrative,
 }

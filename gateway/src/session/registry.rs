@@ -249,7 +249,6 @@ impl Registry {
         self.put_to_rest(&session, |rest| {
             rest.carry = Some(carry);
             rest.will = later;
-            rest.expiry = Some(expiry);
         })
         .await;
     }

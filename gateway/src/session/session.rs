@@ -9,7 +9,6 @@ use std::{
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -31,7 +30,7 @@ use crate::{
     metrics::Metrics,
     mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter},
     routing::{
-        control::{Options, Subscription},
+        control::Subscription,
         endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey},
         message::Message,
     },
@@ -90,8 +89,6 @@ pub(super) struct Rest {
     pub carry: Option<Carry>,
     /// A will whose delay runs.
     pub will: Option<Will>,
-    /// Session expiry interval, as the last connection left it. `None`: never.
-    pub expiry: Option<Duration>,
 }
 
 impl Session {
@@ -131,10 +128,6 @@ impl Session {
 
     pub fn principal(&self) -> Arc<Principal> {
         self.principal.load_full()
-    }
-
-    pub fn permissions(&self) -> Arc<Permissions> {
-        self.permissions.load_full()
     }
 
     /// How often its permissions have changed: a connection compares it with what it began with.
@@ -410,13 +403,6 @@ impl Session {
             mailbox: self.mailbox.lock(),
             metrics: &self.metrics,
         }
-    }
-
-    pub fn options(&self, text: &str) -> Option<Options> {
-        self.subscriptions
-            .lock()
-            .get(text)
-            .map(|subscription| subscription.options)
     }
 }
 
