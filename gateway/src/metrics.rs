@@ -137,10 +137,28 @@ metrics! {
     messages_dropped: Counter,
     /// Messages that expired before they could be sent.
     messages_expired: Counter,
-    /// Messages that wait in sessions.
+    /// Messages that wait in the memory of sessions.
     messages_queued: Gauge,
-    /// Bytes that wait in sessions.
+    /// Bytes that wait in the memory of sessions.
     bytes_queued: Gauge,
+    /// Messages that wait on disk only.
+    messages_stored: Gauge,
+    /// Bytes that wait on disk only.
+    bytes_stored: Gauge,
+    /// Messages at QoS 1 and 2 refused because as many wait on disk as may.
+    messages_refused: Counter,
+    /// Messages that could not be read back from disk.
+    messages_damaged: Counter,
+    /// Bytes of messages that were handed to the store and are not on disk yet.
+    store_bytes_pending: Gauge,
+    /// Pages in the message store's write-ahead log, of 4 KiB.
+    store_log_pages: Gauge,
+    /// Transactions of the message store.
+    store_commits: Counter,
+    /// Attempts of the message store to write, read or tidy up that failed.
+    store_errors: Counter,
+    /// 1 while the message store has failed for longer than `store.retry`: QoS 1 and 2 are refused.
+    store_failing: Gauge,
     /// Bytes of half-received packets, of output that slow clients have not taken, and of messages in flight.
     bytes_buffered: Gauge,
     /// Retained messages.

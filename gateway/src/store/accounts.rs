@@ -3,15 +3,15 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteRow};
+use sqlx::{Connection, Row, Sqlite, Transaction};
 
 use super::StoreError;
-use super::open::{open, sql_error};
+use super::open::{open, options, snapshot_into, sql_error};
 use super::rules::{self, StoredRule};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite/accounts");
@@ -64,7 +64,18 @@ impl Accounts {
     /// Opens `accounts.db` in the data directory, and makes it (0600, with the rules of the role `admin`) if missing.
     pub async fn open(directory: &Path) -> Result<Accounts, StoreError> {
         let path = directory.join(Self::FILE);
-        let pool = open(&path, &MIGRATIONS).await?;
+        let options = options(&path);
+        let checked = open(&options, &MIGRATIONS).await?;
+        let error = |error| sql_error(&path, error);
+        checked.close().await.map_err(error)?;
+        // One connection: all reading is done from snapshots, and one writer needs no busy loop.
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(options);
+        let pool = pool.await.map_err(error)?;
         Ok(Accounts {
             pool,
             path: Arc::new(path),
@@ -180,6 +191,16 @@ impl Accounts {
         self.read_snapshot()
             .await
             .map_err(|error| self.error(error))
+    }
+
+    /// Writes a consistent copy of the database to `into`, which must not exist, and syncs it.
+    pub async fn copy_into(&self, into: &Path) -> Result<(), StoreError> {
+        let mut connection = self
+            .pool
+            .acquire()
+            .await
+            .map_err(|error| self.error(error))?;
+        snapshot_into(&mut connection, &self.path, into).await
     }
 
     /// What [`Self::set_key_check`] stored; `None` before.

@@ -240,6 +240,22 @@ async fn a_database_of_a_newer_version_is_refused_with_both_versions_named() {
 }
 
 #[tokio::test]
+async fn a_copy_of_a_running_database_holds_the_same_and_replaces_nothing() {
+    let dir = directory();
+    let accounts = open(&dir).await;
+    accounts.add_user("ann", &chosen(), &[]).await.unwrap();
+    let other = directory();
+    let copy = other.path().join("accounts.db");
+    accounts.copy_into(&copy).await.unwrap();
+    assert_eq!(mode(&copy), 0o600);
+    assert!(accounts.copy_into(&copy).await.is_err());
+    accounts.add_user("bob", &chosen(), &[]).await.unwrap();
+    let copied = open(&other).await.snapshot().await.unwrap();
+    assert_eq!(copied.users.len(), 1);
+    assert_eq!(copied.users["ann"].credential, chosen());
+}
+
+#[tokio::test]
 async fn an_interrupted_creation_does_not_stop_the_next_start() {
     let dir = directory();
     fs::write(dir.path().join("accounts.db.new"), b"half").unwrap();

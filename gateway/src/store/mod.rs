@@ -4,15 +4,18 @@
 //!
 //! - `accounts.db` (here: [`Accounts`]): users, roles, rules. Without it nobody knows who may do what, so damage stops
 //!   the start with an error: it fails closed.
-//! - `messages.db`: sessions, queued and retained messages, with a writer of its own that groups commits. It takes its
-//!   place beside `accounts.rs` as `messages.rs`, with its migrations in `migrations/sqlite/messages`; damage there
-//!   sets the file aside and salvages what is readable.
+//! - `messages.db` ([`messages::Messages`]): sessions, queued and retained messages, with a writer of its own that
+//!   groups commits. Damage there sets the file aside and salvages what is readable.
 //!
 //! This room keeps text and bytes. What a credential proves is `auth`'s business, what a rule means is `acl`'s.
 
 mod accounts;
+pub mod messages;
 mod open;
 mod rules;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod writer;
 
 use std::path::PathBuf;
 
@@ -23,12 +26,12 @@ pub use rules::{NewRule, StoredRule};
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "the accounts database {path} is damaged ({detail}): restore it from a backup, or move it away to start with \
-         no accounts and a new first one; nothing was changed"
+        "the database {path} is damaged ({detail}): restore it from a backup, or move it away to start without what \
+         it held (accounts.db: users and rules; messages.db: sessions and messages); nothing was changed"
     )]
     Damaged { path: PathBuf, detail: String },
     #[error(
-        "the accounts database {path} was written by a newer version (schema {found}, this version knows {known}): \
+        "the database {path} was written by a newer version (schema {found}, this version knows {known}): \
          start that version, or restore an older backup"
     )]
     Newer {
@@ -61,6 +64,31 @@ pub enum StoreError {
     RuleExists(i64),
     #[error("there is no rule {0}; list the rules to see their numbers")]
     NoSuchRule(i64),
-    #[error("the accounts database {path} refused the operation: {source}")]
+    #[error("the database {path} refused the operation: {source}")]
     Sql { path: PathBuf, source: sqlx::Error },
+    #[error(
+        "the write-ahead log of {path} cannot be merged into it while something else reads it (a backup, for one): \
+         wait until that has ended, or end it"
+    )]
+    Busy { path: PathBuf },
+}
+
+impl StoreError {
+    /// Whether the disk, or a quota on it, is full.
+    pub fn is_full(&self) -> bool {
+        const SQLITE_FULL: u32 = 13;
+        match self {
+            StoreError::Sql { source, .. } => open::sqlite_code(source) == Some(SQLITE_FULL),
+            StoreError::File { source, .. } => matches!(
+                source.kind(),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether a file is corrupt or not a database at all (D11).
+    pub fn is_damage(&self) -> bool {
+        matches!(self, StoreError::Damaged { .. })
+    }
 }
