@@ -15,6 +15,7 @@ mod report;
 mod settings;
 mod size;
 mod source;
+mod store;
 mod value;
 mod visit;
 
@@ -30,6 +31,7 @@ pub use settings::{
 };
 pub use size::ByteSize;
 pub use source::{ENV_PREFIX, Sources};
+pub use store::{Durability, Store};
 
 use list::{Entry, entries};
 use read::Reader;
@@ -64,6 +66,7 @@ pub struct Config {
     pub tls: Tls,
     pub limits: Limits,
     pub session: Session,
+    pub store: Store,
     pub auth: Auth,
     pub bus: Bus,
     pub sys: Sys,
@@ -79,6 +82,7 @@ impl Default for Config {
             tls: Tls::default(),
             limits: Limits::default(),
             session: Session::default(),
+            store: Store::default(),
             auth: Auth::default(),
             bus: Bus::default(),
             sys: Sys::default(),
@@ -96,6 +100,7 @@ impl Section for Config {
             tls,
             limits,
             session,
+            store,
             auth,
             bus,
             sys,
@@ -107,6 +112,7 @@ impl Section for Config {
         v.section("tls", tls);
         v.section("limits", limits);
         v.section("session", session);
+        v.section("store", store);
         v.section("auth", auth);
         v.section("bus", bus);
         v.section("sys", sys);

@@ -56,6 +56,13 @@ pub struct Limits {
     pub max_retained_messages: usize,
     /// Bytes of all retained messages. Default 64 MiB; 0 to 64 GiB.
     pub max_retained_bytes: ByteSize,
+    /// Messages that wait on disk for all sessions together, each counted once for every session
+    /// that waits for it; over it a publish at QoS > 0 that would have to wait for an absent session
+    /// is refused (rule D8). Default 1,000,000; 1 to 1,000,000,000.
+    pub max_stored_messages: usize,
+    /// Bytes of those messages on disk; what is over it is refused likewise. Default 1 GiB; 1 KiB
+    /// to 64 GiB.
+    pub max_stored_bytes: ByteSize,
     /// Half-received packets, outboxes and in-memory queues of all clients together (rule N4).
     /// Default 192 MiB; 1 MiB to 64 GiB, and at least `max_packet_size`.
     pub memory_budget: ByteSize,
@@ -88,6 +95,8 @@ impl Default for Limits {
             max_sessions_per_principal: 10,
             max_retained_messages: 100_000,
             max_retained_bytes: ByteSize::mib(64),
+            max_stored_messages: 1_000_000,
+            max_stored_bytes: ByteSize::mib(1_024),
             memory_budget: ByteSize::mib(192),
         }
     }
@@ -115,6 +124,8 @@ impl Section for Limits {
             max_sessions_per_principal,
             max_retained_messages,
             max_retained_bytes,
+            max_stored_messages,
+            max_stored_bytes,
             memory_budget,
         } = self;
         let deadline = || within(Duration::from_millis(10)..=Duration::from_secs(300));
@@ -206,6 +217,18 @@ impl Section for Limits {
             Live,
             max_retained_bytes,
             within(b(0)..=HUGE),
+        );
+        v.key(
+            "max_stored_messages",
+            Live,
+            max_stored_messages,
+            within(1..=1_000_000_000),
+        );
+        v.key(
+            "max_stored_bytes",
+            Live,
+            max_stored_bytes,
+            within(ByteSize::kib(1)..=HUGE),
         );
         v.key(
             "memory_budget",

@@ -192,6 +192,9 @@ pub struct Session {
     pub max_keep_alive: Duration,
     /// What happens to a v3 client whose PUBLISH is denied (rule S1). Default `drop`.
     pub denied_publish: DeniedPublish,
+    /// After a restart, the time a client that was connected has to come back before its will is
+    /// sent; a longer will delay holds (rule D10). Whole seconds; default 30 s; 0 s to 1 d.
+    pub restart_will_grace: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,6 +211,7 @@ impl Default for Session {
             expiry_max: 7 * DAY,
             max_keep_alive: HOUR,
             denied_publish: DeniedPublish::Drop,
+            restart_will_grace: Duration::from_secs(30),
         }
     }
 }
@@ -226,6 +230,7 @@ impl Section for Session {
             expiry_max,
             max_keep_alive,
             denied_publish,
+            restart_will_grace,
         } = self;
         let second = Duration::from_secs(1);
         v.key(
@@ -241,6 +246,12 @@ impl Section for Session {
             whole_seconds(second..=65_535 * second),
         );
         v.key("denied_publish", Live, denied_publish, any);
+        v.key(
+            "restart_will_grace",
+            Restart,
+            restart_will_grace,
+            whole_seconds(Duration::ZERO..=DAY),
+        );
     }
 }
 

@@ -113,6 +113,28 @@ const BAD: &[(&str, &str)] = &[
         "postern.toml:2: limits.tls_timeout = \"1h\": is out of range; use 10ms to 5m",
     ),
     (
+        "[store]\ndurability = \"fsync\"\n",
+        "postern.toml:2: store.durability = \"fsync\": is not a known value; \
+         write \"power-loss\", \"process-crash\" or \"none\"",
+    ),
+    (
+        "[store]\nretry = \"6m\"\n",
+        "postern.toml:2: store.retry = \"6m\": is out of range; use 100ms to 5m",
+    ),
+    (
+        "[store]\ncredit = \"1KiB\"\n",
+        "postern.toml:2: store.credit = \"1KiB\": is out of range; use 64KiB to 4294967295B",
+    ),
+    (
+        "[session]\nrestart_will_grace = \"1500ms\"\n",
+        "postern.toml:2: session.restart_will_grace = \"1500ms\": \
+         is not a whole number of seconds; drop the fraction",
+    ),
+    (
+        "[limits]\nmax_stored_messages = 0\n",
+        "postern.toml:2: limits.max_stored_messages = 0: is out of range; use 1 to 1000000000",
+    ),
+    (
         "[limits]\nmax_packet_size = \"1MB\"\n",
         "postern.toml:2: limits.max_packet_size = \"1MB\": cannot be understood; \
          write a size such as \"64KiB\", \"4MiB\" or a number of bytes",

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use broker_config::{ByteSize, Config, DeniedPublish, LogFormat, LogLevel, Protocol, TlsVersion};
+use broker_config::{
+    ByteSize, Config, DeniedPublish, Durability, LogFormat, LogLevel, Protocol, TlsVersion,
+};
 
 fn parse(text: &str) -> Config {
     match Config::parse(text, "test") {
@@ -53,11 +55,18 @@ max_sessions = 10
 max_sessions_per_principal = 11
 max_retained_messages = 0
 max_retained_bytes = "0B"
+max_stored_messages = 12
+max_stored_bytes = "13KiB"
 memory_budget = "1GiB"
 [session]
 expiry_max = "0s"
 max_keep_alive = "90s"
 denied_publish = "disconnect"
+restart_will_grace = "0s"
+[store]
+durability = "process-crash"
+retry = "100ms"
+credit = "64KiB"
 [auth]
 allow_anonymous = true
 anonymous_role = "gast-für.alle"
@@ -122,6 +131,12 @@ fn values_mean_what_they_say() {
     assert_eq!(config.limits.max_queued_bytes.bytes(), 7 * 1_024);
     assert_eq!(config.limits.memory_budget.bytes(), 1 << 30);
     assert_eq!(config.session.denied_publish, DeniedPublish::Disconnect);
+    assert_eq!(config.limits.max_stored_messages, 12);
+    assert_eq!(config.limits.max_stored_bytes.bytes(), 13 * 1_024);
+    assert_eq!(config.session.restart_will_grace, Duration::ZERO);
+    assert_eq!(config.store.durability, Durability::ProcessCrash);
+    assert_eq!(config.store.retry, Duration::from_millis(100));
+    assert_eq!(config.store.credit, ByteSize::kib(64));
     assert_eq!(config.sys.interval, Duration::ZERO);
 
     let own = &config.listeners["own_one-2"];
