@@ -165,6 +165,15 @@ impl Authenticator {
             .is_some_and(|user| !user.disabled && user.roles == principal.roles)
     }
 
+    /// A principal of an earlier time with the roles of today; `None` if it would not be let in any more.
+    pub fn renew(&self, mut principal: Principal) -> Option<Principal> {
+        if !principal.anonymous && principal.realm == self.realm {
+            let user = self.users.find(&principal.name)?;
+            principal.roles = user.roles.clone();
+        }
+        self.is_current(&principal).then_some(principal)
+    }
+
     /// The hash under which a new chosen password is to be stored; made in the same bounded pool.
     pub async fn hash_password(&self, password: &[u8]) -> Result<Credential, AuthError> {
         Ok(Credential::Chosen(self.pool.hash(password).await?.into()))

@@ -64,7 +64,7 @@ struct Driver<'a, S> {
     unread: bool,
     /// What a slow client has not taken.
     output: BytesMut,
-    /// Bytes of `input` and `output` counted in the global budget.
+    /// Bytes of `input`, `output` and what waits for the disk, counted in the global budget.
     counted: usize,
     hold: Hold,
     keep_alive: Option<KeepAlive>,
@@ -187,9 +187,11 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
             self.yield_room(cx);
         } else {
             more |= with_mail(|mail| self.connection.pull(mail, out, cx.waker(), Instant::now()))?;
-            match self.read(cx, out)? {
-                Input::Some => more = true,
-                Input::Idle => {}
+            if self.connection.owes_many_answers() {
+                self.yield_room(cx);
+                self.hold_back();
+            } else if let Input::Some = self.read(cx, out)? {
+                more = true;
             }
         }
         let written = self.write(cx, out)?;
@@ -378,6 +380,10 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
         if self.connection.session().outstanding() > self.context.bus().client_share() {
             return false;
         }
+        if self.connection.waits_for_the_disk(cx.waker()) {
+            self.yield_room(cx);
+            return false;
+        }
         if let Hold::Bus(waiting, _) = &mut self.hold {
             let Poll::Ready(room) = waiting.as_mut().poll(cx) else {
                 return false;
@@ -406,7 +412,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
 
     /// Counts what this connection keeps in buffers (N4).
     fn count(&mut self) {
-        let held = self.input.len() + self.output.len();
+        let held = self.input.len() + self.output.len() + self.connection.held_bytes();
         let gauge = &self.context.metrics.bytes_buffered;
         match held.checked_sub(self.counted) {
             Some(0) => {}
@@ -445,6 +451,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
         }
         let mut out = std::mem::take(&mut self.output);
         self.input = BytesMut::new();
+        self.connection.forget_held();
         self.count();
         self.connection.farewell(&ending, &mut out);
         let Driver {

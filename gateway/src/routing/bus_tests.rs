@@ -7,7 +7,7 @@ use crate::{
     mqtt::{Qos, RetainHandling, SubscriptionFilter},
     routing::{
         control::{Options, SubscribeRequest, Subscription},
-        dispatcher::Dispatcher,
+        dispatcher::{Dispatcher, Limits, StoredLimits},
         envelope::Outgoing,
         retained::RetainedLimits,
         testing::Sink,
@@ -38,11 +38,21 @@ impl Bench {
     }
 
     fn run(&mut self) {
-        let limits = RetainedLimits {
-            messages: 0,
-            bytes: 0,
+        let limits = Limits {
+            retained: RetainedLimits {
+                messages: 0,
+                bytes: 0,
+            },
+            stored: StoredLimits {
+                messages: 0,
+                bytes: 0,
+            },
         };
-        let dispatcher = Dispatcher::new(self.bus.clone(), self.metrics.clone(), move || limits);
+        let (store, _) = crate::store::testing::start(&self.metrics);
+        let dispatcher =
+            Dispatcher::new(self.bus.clone(), store, self.metrics.clone(), move || {
+                limits
+            });
         tokio::spawn(dispatcher.run(self.outlet.take().unwrap()));
     }
 

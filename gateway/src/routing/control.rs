@@ -14,6 +14,8 @@ pub enum Control {
     Revoke(Vec<SubscriptionFilter>),
     /// Messages of shared groups whose member is gone: the group decides anew (S4).
     Redistribute(Vec<Delivery>),
+    /// The will of the session is in this envelope, before this: it is not to be sent again.
+    WillSent,
     /// The session ended: all its subscriptions end here.
     End {
         subscriptions: Vec<SubscriptionFilter>,
@@ -40,11 +42,10 @@ impl Control {
                 .iter()
                 .map(|wanted| wanted.as_ref().map_or(each, filter))
                 .sum(),
-            // What these hold was counted in its queue; it is on its way to another.
-            Control::Revoke(_)
-            | Control::Redistribute(_)
-            | Control::End { .. }
-            | Control::PolicyChanged => 0,
+            Control::Redistribute(shared) | Control::End { shared, .. } => {
+                shared.iter().map(|delivery| delivery.message.cost()).sum()
+            }
+            Control::Revoke(_) | Control::WillSent | Control::PolicyChanged => 0,
         }
     }
 }

@@ -11,16 +11,18 @@ use rumqttd::Notification;
 use super::{
     bus::{Bus, InFlight, Outlet},
     control::{Control, SubscribeRequest, Subscription},
-    endpoint::{Completion, Delivery, Endpoint, Extra, Grant, SessionId},
+    endpoint::{Completion, Delivery, Endpoint, Extra, Grant, Handed, SessionId},
     envelope::{self, Item},
     message::{Batch, Message},
     retained::{Retained, RetainedLimits},
     shared::GroupId,
     tree::{Matched, Own, Tree, share_key},
+    turn::{Kept, Turn},
 };
 use crate::{
     metrics::Metrics,
     mqtt::{PacketId, Qos, ReasonCode, RetainHandling, SubscriptionFilter},
+    store::writer::Store,
 };
 
 /// Topics whose matches are remembered, and targets in all of them: a bounded cache (about 6 MB at most).
@@ -47,27 +49,68 @@ pub struct Dispatcher {
     woken: Vec<Arc<dyn Endpoint>>,
     woken_ids: HashSet<SessionId>,
     metrics: Arc<Metrics>,
-    limits: Box<dyn Fn() -> RetainedLimits + Send + Sync>,
+    limits: Box<dyn Fn() -> Limits + Send + Sync>,
+    /// As they were at the end of the last turn.
+    stored: StoredLimits,
+    store: Arc<Store>,
+    /// What this turn must have on disk, once there is something.
+    turn: Option<Box<Turn>>,
+    /// The number of this turn.
+    number: u64,
+}
+
+/// What is kept for everybody together.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub retained: RetainedLimits,
+    pub stored: StoredLimits,
+}
+
+/// What may wait on disk for all sessions that are away (D8).
+#[derive(Clone, Copy, Debug)]
+pub struct StoredLimits {
+    pub messages: u64,
+    pub bytes: u64,
 }
 
 impl Dispatcher {
     /// `limits` is asked once per turn: the operator may change it while the gateway runs.
     pub fn new(
         bus: Arc<Bus>,
+        store: Arc<Store>,
         metrics: Arc<Metrics>,
-        limits: impl Fn() -> RetainedLimits + Send + Sync + 'static,
+        limits: impl Fn() -> Limits + Send + Sync + 'static,
     ) -> Dispatcher {
+        let now = limits();
         Dispatcher {
             bus,
             tree: Tree::default(),
-            retained: Retained::new(limits()),
+            retained: Retained::new(now.retained),
             cache: HashMap::new(),
             cached_targets: 0,
             woken: Vec::new(),
             woken_ids: HashSet::new(),
             metrics,
             limits: Box::new(limits),
+            stored: now.stored,
+            store,
+            turn: None,
+            number: 1,
         }
+    }
+
+    /// Takes up what was there before the gateway was started: a subscription of a session.
+    pub fn restore_subscription(
+        &mut self,
+        endpoint: &Arc<dyn Endpoint>,
+        subscription: &Subscription,
+    ) {
+        self.tree.insert(endpoint, subscription);
+    }
+
+    /// Takes up a retained message. Limits that are lower now hold for new ones only.
+    pub fn restore_retained(&mut self, message: &Message) {
+        self.retained.restore(message, Instant::now());
     }
 
     /// Runs until the process ends; replaces the router whenever its thread dies (B4).
@@ -148,12 +191,18 @@ impl Dispatcher {
 
     fn end_turn(&mut self, turn: &mut usize) {
         *turn = 0;
+        self.sweep();
+        if let Some(turn) = self.turn.take() {
+            self.store.push(turn);
+        }
+        self.number += 1;
         self.woken_ids.clear();
         for endpoint in self.woken.drain(..) {
-            endpoint.wake();
+            endpoint.handed_over();
         }
-        self.retained.set_limits((self.limits)());
-        self.retained.sweep(Instant::now(), SWEEP);
+        let limits = (self.limits)();
+        self.stored = limits.stored;
+        self.retained.set_limits(limits.retained);
         self.metrics
             .retained_messages
             .set(self.retained.count() as u64);
@@ -188,11 +237,31 @@ impl Dispatcher {
         if let Some((batch, items)) = envelope::open(bytes, settled.received) {
             self.items(&batch, &items, &mut settled);
         }
-        self.bus.release(&settled);
-        if let Some(origin) = settled.origin {
+        if let Some(origin) = &settled.origin {
             origin.endpoint.settled(settled.length);
             self.wake(&origin.endpoint);
         }
+        // B2: what the disk is behind with is bounded, the bus's permits where its own credit is used up.
+        match &mut self.turn {
+            Some(turn) if self.store.is_full(None) => turn.keep_on_account(settled),
+            _ => self.bus.release(&settled),
+        }
+    }
+
+    /// Removes some retained messages that have expired, here and on disk.
+    fn sweep(&mut self) {
+        let mut expired = Vec::new();
+        self.retained
+            .sweep(Instant::now(), SWEEP, &mut |message| expired.push(message));
+        for message in expired {
+            self.turn().forget_retained(message);
+        }
+    }
+
+    fn turn(&mut self) -> &mut Turn {
+        let (number, bus, store) = (self.number, &self.bus, &self.store);
+        self.turn
+            .get_or_insert_with(|| Box::new(Turn::new(number, bus, store)))
     }
 
     fn items(&mut self, batch: &Arc<Batch>, items: &[Item], settled: &mut InFlight) {
@@ -252,37 +321,98 @@ impl Dispatcher {
         } else {
             ReasonCode::Success
         };
-        if run.iter().any(Message::retain) {
+        let full = self.is_full() && self.waits_for_the_absent(&matched);
+        if full || run.iter().any(Message::retain) {
             // Each message finds the retained set as its predecessors left it; a refused one is delivered to nobody.
             for (message, id) in run.iter().zip(ids) {
-                let kept =
-                    !message.retain() || self.retained.set(message, settled.received).is_ok();
-                if kept {
-                    self.hand_out(&matched, std::slice::from_ref(message), settled);
+                let outcome = if full && message.qos() != Qos::AtMostOnce {
+                    self.metrics.messages_refused.add(1);
+                    Err(ReasonCode::QuotaExceeded)
                 } else {
-                    self.metrics.retained_refused.add(1);
-                }
-                push_completion(
-                    completions,
-                    message,
-                    *id,
-                    if kept {
-                        done
-                    } else {
-                        ReasonCode::QuotaExceeded
-                    },
-                );
+                    self.retain(message, settled.received)
+                };
+                let stored = message.retain()
+                    | (outcome.is_ok()
+                        && self.hand_out(&matched, std::slice::from_ref(message), settled));
+                let reason = outcome.map_or_else(|refused| refused, |()| done);
+                self.answer(message, *id, reason, stored, settled, completions);
             }
             return;
         }
-        self.hand_out(&matched, run, settled);
+        let stored = self.hand_out(&matched, run, settled);
         for (message, id) in run.iter().zip(ids) {
-            push_completion(completions, message, *id, done);
+            self.answer(message, *id, done, stored, settled, completions);
         }
     }
 
-    fn hand_out(&mut self, matched: &Matched, run: &[Message], settled: &InFlight) {
+    /// Keeps a message that its publisher wants retained.
+    fn retain(&mut self, message: &Message, received: Instant) -> Result<(), ReasonCode> {
+        if !message.retain() {
+            return Ok(());
+        }
+        if self.retained.set(message, received).is_err() {
+            self.metrics.retained_refused.add(1);
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        // What the gateway says of itself is said anew after a start.
+        if !message.topic().starts_with('$') {
+            self.turn().retain(message);
+        }
+        Ok(())
+    }
+
+    /// The publisher's answer: at once, or when what it stands for is on disk (D1).
+    fn answer(
+        &mut self,
+        message: &Message,
+        id: Option<PacketId>,
+        reason: ReasonCode,
+        stored: bool,
+        settled: &InFlight,
+        completions: &mut Vec<Completion>,
+    ) {
+        let (Some(packet_id), Some(origin)) = (id, &settled.origin) else {
+            return;
+        };
+        let completion = Completion {
+            packet_id,
+            qos: message.qos(),
+            reason,
+        };
+        let remembered =
+            message.qos() == Qos::ExactlyOnce && !reason.is_error() && origin.endpoint.is_stored();
+        if remembered {
+            self.turn().receive(&origin.endpoint, packet_id, reason);
+        }
+        if remembered || (stored && !reason.is_error()) {
+            self.turn().complete(origin, completion);
+        } else {
+            completions.push(completion);
+        }
+    }
+
+    /// Whether as much waits on disk as may (D8).
+    fn is_full(&self) -> bool {
+        self.metrics.messages_stored.get() >= self.stored.messages
+            || self.metrics.bytes_stored.get() >= self.stored.bytes
+    }
+
+    fn waits_for_the_absent(&mut self, matched: &Matched) -> bool {
+        let absent = |endpoint: &Arc<dyn Endpoint>| endpoint.is_stored() && !endpoint.is_online();
+        matched
+            .targets
+            .iter()
+            .any(|target| absent(&target.endpoint))
+            || matched.groups.iter().any(|id| {
+                let group = self.tree.group(*id);
+                group.is_some_and(|group| group.members().all(&absent))
+            })
+    }
+
+    /// Whether copies were made that have to be stored.
+    fn hand_out(&mut self, matched: &Matched, run: &[Message], settled: &InFlight) -> bool {
         let publisher = settled.origin.as_ref().map(|origin| origin.endpoint.id());
+        let mut kept = Vec::new();
         for target in &matched.targets {
             let mut grant = &target.grant;
             if publisher == Some(target.endpoint.id()) {
@@ -292,19 +422,31 @@ impl Dispatcher {
                     Own::Other(other) => grant = other,
                 }
             }
-            if target.endpoint.deliver(run, grant) {
-                self.wake(&target.endpoint);
+            match target.endpoint.deliver(run, grant, self.number) {
+                Handed::Gone => continue,
+                Handed::Taken => {}
+                Handed::Stored(first) => kept.push(Kept {
+                    endpoint: target.endpoint.clone(),
+                    grant: grant.clone(),
+                    first,
+                }),
             }
+            self.wake(&target.endpoint);
+        }
+        let mut stored = !kept.is_empty();
+        if stored {
+            self.turn().keep(run, kept);
         }
         for id in &matched.groups {
             for message in run {
-                self.hand_to_group(*id, message);
+                stored |= self.hand_to_group(*id, message);
             }
         }
+        stored
     }
 
     /// Gives a message to one member of a group. One whose client left just now is passed over.
-    fn hand_to_group(&mut self, id: GroupId, message: &Message) {
+    fn hand_to_group(&mut self, id: GroupId, message: &Message) -> bool {
         let mut not = None;
         for _ in 0..GROUP_TRIES {
             let chosen = self
@@ -312,14 +454,25 @@ impl Dispatcher {
                 .group(id)
                 .and_then(|group| group.choose(message.topic(), not));
             let Some(member) = chosen else { break };
-            let endpoint = member.endpoint.clone();
-            if endpoint.deliver(std::slice::from_ref(message), &member.grant) {
+            let (endpoint, grant) = (member.endpoint.clone(), member.grant.clone());
+            let handed = endpoint.deliver(std::slice::from_ref(message), &grant, self.number);
+            if handed != Handed::Gone {
                 self.wake(&endpoint);
-                return;
+                let Handed::Stored(first) = handed else {
+                    return false;
+                };
+                let kept = Kept {
+                    endpoint,
+                    grant,
+                    first,
+                };
+                self.turn().keep(std::slice::from_ref(message), vec![kept]);
+                return true;
             }
             not = Some(endpoint.id());
         }
         self.metrics.messages_dropped.add(1);
+        false
     }
 
     fn control(&mut self, control: Control, settled: &InFlight, work: &mut usize) {
@@ -331,12 +484,22 @@ impl Dispatcher {
                 self.unsubscribe(packet_id, &filters, settled)
             }
             Control::Revoke(filters) => self.remove_all(&filters, settled),
+            Control::WillSent => {
+                if let Some(origin) = &settled.origin {
+                    self.turn().send_will(origin);
+                }
+            }
             Control::End {
                 subscriptions,
                 shared,
             } => {
                 self.remove_all(&subscriptions, settled);
                 self.redistribute(shared, settled);
+                if let Some(origin) = &settled.origin
+                    && origin.endpoint.is_known()
+                {
+                    self.turn().end(origin.endpoint.id());
+                }
             }
         }
     }
@@ -366,9 +529,17 @@ impl Dispatcher {
             .map(|outcome| outcome.unwrap_or_else(|reason| reason))
             .collect();
         self.forget_matches();
-        origin
-            .endpoint
-            .subscribed(origin.epoch, request.packet_id, reasons, retained);
+        let endpoint = &origin.endpoint;
+        if endpoint.is_stored() {
+            // The retained messages wait like any other: the client will not ask for them again.
+            endpoint.number(&mut retained);
+            self.turn().tell(endpoint);
+            for delivery in retained.iter().filter(|delivery| delivery.serial > 0) {
+                self.turn().keep_one(endpoint, delivery.clone());
+            }
+        }
+        let packet_id = request.packet_id;
+        endpoint.subscribed(origin.epoch, packet_id, reasons, retained, self.number);
     }
 
     /// Finds the retained messages of one subscription and makes it; one whose retained messages would be too many to
@@ -403,6 +574,9 @@ impl Dispatcher {
             })?;
         }
         self.tree.insert(endpoint, subscription);
+        if endpoint.is_stored() {
+            self.turn().subscribe(endpoint, subscription);
+        }
         Ok(())
     }
 
@@ -463,6 +637,9 @@ impl Dispatcher {
         for filter in filters {
             reasons.push(match filter {
                 Ok(filter) if self.tree.remove(session, filter) => {
+                    if origin.endpoint.is_stored() {
+                        self.turn().unsubscribe(&origin.endpoint, filter);
+                    }
                     if filter.share.is_some() {
                         // S4: what waited here for the group goes to those who stay.
                         self.redistribute(origin.endpoint.give_back(&share_key(filter)), settled);
@@ -474,9 +651,11 @@ impl Dispatcher {
             });
         }
         self.forget_matches();
-        origin
-            .endpoint
-            .unsubscribed(origin.epoch, packet_id, reasons);
+        let endpoint = &origin.endpoint;
+        if endpoint.is_stored() {
+            self.turn().tell(endpoint);
+        }
+        endpoint.unsubscribed(origin.epoch, packet_id, reasons, self.number);
     }
 
     fn remove_all(&mut self, filters: &[SubscriptionFilter], settled: &InFlight) {
@@ -485,19 +664,29 @@ impl Dispatcher {
         };
         for filter in filters {
             self.tree.remove(origin.endpoint.id(), filter);
+            if origin.endpoint.is_stored() {
+                self.turn().unsubscribe(&origin.endpoint, filter);
+            }
         }
         self.forget_matches();
     }
 
     /// Messages whose member is gone or cannot take them go to another member, or wait with the one that can hold them.
     fn redistribute(&mut self, deliveries: Vec<Delivery>, settled: &InFlight) {
-        let from = settled.origin.as_ref().map(|origin| origin.endpoint.id());
+        let from = settled.origin.as_ref().map(|origin| &origin.endpoint);
         for delivery in deliveries {
-            self.redeliver(delivery, from);
+            let serial = delivery.serial;
+            let moved = self.redeliver(delivery, from);
+            // In one transaction: it never is nobody's (S4).
+            if let Some(from) = from.filter(|from| moved && serial > 0 && from.is_stored()) {
+                self.turn().give(from, serial);
+            }
         }
     }
 
-    fn redeliver(&mut self, mut delivery: Delivery, mut not: Option<SessionId>) {
+    /// False if it stays where it was: nobody else can hold it.
+    fn redeliver(&mut self, mut delivery: Delivery, from: Option<&Arc<dyn Endpoint>>) -> bool {
+        let mut not = from.map(|from| from.id());
         let share = delivery.share().cloned();
         for _ in 0..GROUP_TRIES {
             let chosen = share
@@ -506,15 +695,26 @@ impl Dispatcher {
                 .and_then(|group| group.choose(delivery.message.topic(), not));
             let Some(member) = chosen else { break };
             let endpoint = member.endpoint.clone();
+            if from.is_some_and(|from| from.id() == endpoint.id() && from.take_back(&delivery)) {
+                return false;
+            }
             delivery.qos = delivery.message.qos().min(member.grant.qos);
             delivery.extra = member.grant.extra.clone();
-            match endpoint.redeliver(delivery) {
-                Ok(()) => return self.wake(&endpoint),
+            match endpoint.redeliver(delivery.clone(), self.number) {
+                Ok(serial) => {
+                    if serial > 0 {
+                        delivery.serial = serial;
+                        self.turn().keep_one(&endpoint, delivery);
+                    }
+                    self.wake(&endpoint);
+                    return true;
+                }
                 Err(refused) => delivery = refused,
             }
             not = Some(endpoint.id());
         }
         self.metrics.messages_dropped.add(1);
+        true
     }
 
     fn matching(&mut self, topic: &str) -> Arc<Matched> {
@@ -547,21 +747,6 @@ impl Dispatcher {
         if self.woken_ids.insert(endpoint.id()) {
             self.woken.push(endpoint.clone());
         }
-    }
-}
-
-fn push_completion(
-    completions: &mut Vec<Completion>,
-    message: &Message,
-    id: Option<PacketId>,
-    reason: ReasonCode,
-) {
-    if let Some(packet_id) = id {
-        completions.push(Completion {
-            packet_id,
-            qos: message.qos(),
-            reason,
-        });
     }
 }
 

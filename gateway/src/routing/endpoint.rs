@@ -8,7 +8,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::message::Message;
-use crate::mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter};
+use crate::{
+    mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter},
+    store::messages::{Rows, Timestamp},
+};
 
 /// Names a session for as long as the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,8 +30,14 @@ pub trait Endpoint: Send + Sync {
     /// Whether no deny rule keeps this topic from the session (P2).
     fn may_receive(&self, topic: &str) -> bool;
 
-    /// Hands over messages of one topic, in order; false if the session can hold nothing: its client is gone.
-    fn deliver(&self, messages: &[Message], grant: &Grant) -> bool;
+    /// Whether its subscriptions and what waits for it are kept on disk.
+    fn is_stored(&self) -> bool;
+
+    /// Whether the store knows it at all: a client that left a will is kept for its sake.
+    fn is_known(&self) -> bool;
+
+    /// Hands over messages of one topic, in order. What must be stored before it leaves waits for `turn`.
+    fn deliver(&self, messages: &[Message], grant: &Grant, turn: u64) -> Handed;
 
     /// Whether it may (still) subscribe to this filter: the policy may have changed since it asked.
     fn may_subscribe(&self, filter: &str) -> bool;
@@ -42,20 +51,46 @@ pub trait Endpoint: Send + Sync {
     /// Takes out what waits for its client from a shared group that it has left.
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery>;
 
-    /// Hands over one message that another member of a shared group did not take, or gives it back as
-    /// [`Endpoint::deliver`] refuses.
-    fn redeliver(&self, delivery: Delivery) -> Result<(), Delivery>;
+    /// Hands over one message that another member of a shared group did not take, or gives it back if its client is
+    /// gone. The serial it has here, 0 if it is not to be stored.
+    fn redeliver(&self, delivery: Delivery, turn: u64) -> Result<u64, Delivery>;
 
-    /// The subscriptions of one SUBSCRIBE are in force: SUBACK, then the retained messages, in this order (B7).
+    /// Gives serials to retained messages that [`Endpoint::subscribed`] will hand over.
+    fn number(&self, deliveries: &mut [Delivery]);
+
+    /// The subscriptions of one SUBSCRIBE are in force: SUBACK, then the retained messages, in this order (B7), once
+    /// `turn` is on disk.
     fn subscribed(
         &self,
         epoch: u32,
         packet_id: PacketId,
         reasons: Vec<ReasonCode>,
         retained: Vec<Delivery>,
+        turn: u64,
     );
 
-    fn unsubscribed(&self, epoch: u32, packet_id: PacketId, reasons: Vec<ReasonCode>);
+    fn unsubscribed(&self, epoch: u32, packet_id: PacketId, reasons: Vec<ReasonCode>, turn: u64);
+
+    /// Whether nobody will ask for this message again: acknowledged, dropped, moved.
+    fn is_done(&self, serial: u64) -> bool;
+
+    /// A message it had was moved to another session, in the transaction that begins now.
+    fn gave_away(&self, serial: u64);
+
+    /// A message that left for its shared group finds nobody else; true if it keeps its place.
+    fn take_back(&self, delivery: &Delivery) -> bool;
+
+    /// The will of this network connection was published, in the transaction that begins now.
+    fn will_sent(&self, epoch: u32);
+
+    /// Adds its state to the transaction that begins now.
+    fn record(&self, rows: &mut Rows, now: Timestamp);
+
+    /// The transaction that took up its state is on disk.
+    fn recorded(&self);
+
+    /// The turn is on disk.
+    fn stored(&self, turn: u64);
 
     /// What became of messages this session published at QoS > 0, in the order of the envelope.
     fn complete(&self, epoch: u32, completions: &[Completion]);
@@ -63,8 +98,23 @@ pub trait Endpoint: Send + Sync {
     /// An envelope of this session has passed the dispatcher: it may read again.
     fn settled(&self, bytes: usize);
 
-    /// Tells the session's connection that something was handed over. Called once per turn of the dispatcher.
+    /// The turn of the dispatcher has ended: what it had for the session and is to be stored is with the writer. Wakes the
+    /// session's connection.
+    fn handed_over(&self);
+
+    /// Wakes the session's connection.
     fn wake(&self);
+}
+
+/// What became of messages that a session was handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handed {
+    /// It can hold nothing: its client is gone.
+    Gone,
+    /// Nothing of it has to be stored.
+    Taken,
+    /// Those at effective QoS 1 and 2 have serials from this one on, and are to be stored.
+    Stored(u64),
 }
 
 /// The outcome of one PUBLISH at QoS > 0.
@@ -107,6 +157,8 @@ pub struct Delivery {
     /// The RETAIN flag to send.
     pub retain: bool,
     pub extra: Option<Arc<Extra>>,
+    /// Its number among the messages of its session at effective QoS 1 and 2, from 1; 0 before it has one.
+    pub serial: u64,
 }
 
 impl Delivery {
@@ -119,6 +171,7 @@ impl Delivery {
             qos,
             retain,
             extra: grant.extra.clone(),
+            serial: 0,
         }
     }
 
@@ -129,6 +182,7 @@ impl Delivery {
             retain: true,
             extra: grant.extra.clone(),
             message,
+            serial: 0,
         }
     }
 

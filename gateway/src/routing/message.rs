@@ -86,6 +86,15 @@ impl Message {
         self.record().expiry.is_some() && matches!(self.expiry_left(now), Expiry::Expired)
     }
 
+    /// When it expires, in seconds since 1970, `now` being the present one.
+    pub fn expires_at(&self, now: i64) -> Option<i64> {
+        match self.expiry_left(Instant::now()) {
+            Expiry::Never => None,
+            Expiry::Left(seconds) => Some(now.saturating_add(seconds.into())),
+            Expiry::Expired => Some(now),
+        }
+    }
+
     /// Bytes that this message accounts for where limits are counted: its content and a fixed overhead.
     pub fn cost(&self) -> usize {
         let record = self.record();

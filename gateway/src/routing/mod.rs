@@ -13,7 +13,9 @@ pub mod message;
 pub mod retained;
 pub mod router;
 mod shared;
+pub mod stored;
 pub mod tree;
+mod turn;
 
 #[cfg(test)]
 pub(crate) mod testing;

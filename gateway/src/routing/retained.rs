@@ -76,14 +76,20 @@ impl Retained {
         if !self.has_room(message) {
             return Err(Full);
         }
+        self.restore(message, now);
+        Ok(())
+    }
+
+    /// As [`Retained::set`], whatever the limits: what was accepted stays.
+    pub fn restore(&mut self, message: &Message, now: Instant) {
         self.remove(message.topic());
         if message.payload().is_empty() {
-            return Ok(());
+            return;
         }
         let message = message.detach();
         let expires = match message.expiry_left(now) {
             Expiry::Never => None,
-            Expiry::Expired => return Ok(()),
+            Expiry::Expired => return,
             Expiry::Left(seconds) => {
                 self.next += 1;
                 Some((now + Duration::from_secs(seconds.into()), self.next))
@@ -101,7 +107,6 @@ impl Retained {
             node = node.children.entry(level.into()).or_default();
         }
         node.kept = Some(Kept { expires, message });
-        Ok(())
     }
 
     /// Calls `visit` for each retained message that the filter matches and that has not expired. False if that was not
@@ -119,7 +124,7 @@ impl Retained {
     }
 
     /// Removes what has expired, at most `most` of them, so that nobody waits for it.
-    pub fn sweep(&mut self, now: Instant, most: usize) {
+    pub fn sweep(&mut self, now: Instant, most: usize, gone: &mut dyn FnMut(Message)) {
         for _ in 0..most {
             let Some(first) = self
                 .expiring
@@ -129,7 +134,9 @@ impl Retained {
                 return;
             };
             let topic = first.remove();
-            self.remove(&topic);
+            if let Some(kept) = self.remove(&topic) {
+                gone(kept.message);
+            }
         }
     }
 
@@ -141,10 +148,8 @@ impl Retained {
         self.bytes
     }
 
-    fn remove(&mut self, topic: &str) {
-        let Some(kept) = self.root.remove(topic) else {
-            return;
-        };
+    fn remove(&mut self, topic: &str) -> Option<Kept> {
+        let kept = self.root.remove(topic)?;
         if is_limited(topic) {
             self.messages -= 1;
             self.bytes -= cost(&kept.message);
@@ -152,6 +157,7 @@ impl Retained {
         if let Some(moment) = kept.expires {
             self.expiring.remove(&moment);
         }
+        Some(kept)
     }
 }
 
@@ -284,7 +290,9 @@ mod tests {
         kept.set(&retained("b", b"1", Some(100)), now).unwrap();
         let later = now + Duration::from_secs(2);
         assert_eq!(topics(&kept, "#", later), ["b"]);
-        kept.sweep(later, 10);
+        let mut gone = Vec::new();
+        kept.sweep(later, 10, &mut |message| gone.push(message));
+        assert_eq!(gone.len(), 1);
         assert_eq!(kept.count(), 1);
     }
 

@@ -139,6 +139,10 @@ impl Group {
         self.members.get(place)
     }
 
+    pub fn members(&self) -> impl Iterator<Item = &Arc<dyn Endpoint>> {
+        self.members.iter().map(|member| &member.endpoint)
+    }
+
     fn in_turn(&self, suits: impl Fn(&Member) -> bool) -> Option<usize> {
         let count = self.members.len();
         (0..count)

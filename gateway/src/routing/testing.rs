@@ -5,10 +5,13 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 
 use super::{
-    endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey},
+    endpoint::{Completion, Delivery, Endpoint, Grant, Handed, SessionId, ShareKey},
     message::Message,
 };
-use crate::mqtt::{PacketId, ReasonCode, SubscriptionFilter};
+use crate::{
+    mqtt::{PacketId, ReasonCode, SubscriptionFilter},
+    store::messages::{Rows, Timestamp},
+};
 
 #[derive(Default)]
 pub struct Sink {
@@ -50,7 +53,15 @@ impl Endpoint for Sink {
         self.denied != Some(topic)
     }
 
-    fn deliver(&self, messages: &[Message], grant: &Grant) -> bool {
+    fn is_stored(&self) -> bool {
+        false
+    }
+
+    fn is_known(&self) -> bool {
+        false
+    }
+
+    fn deliver(&self, messages: &[Message], grant: &Grant, _: u64) -> Handed {
         if !self.slowness.is_zero() {
             std::thread::sleep(self.slowness);
         }
@@ -59,7 +70,7 @@ impl Endpoint for Sink {
                 .iter()
                 .map(|message| Delivery::live(message.clone(), grant)),
         );
-        true
+        Handed::Taken
     }
 
     fn may_subscribe(&self, _: &str) -> bool {
@@ -79,10 +90,12 @@ impl Endpoint for Sink {
             .collect()
     }
 
-    fn redeliver(&self, delivery: Delivery) -> Result<(), Delivery> {
+    fn redeliver(&self, delivery: Delivery, _: u64) -> Result<u64, Delivery> {
         self.deliveries.lock().push(delivery);
-        Ok(())
+        Ok(0)
     }
+
+    fn number(&self, _: &mut [Delivery]) {}
 
     fn subscribed(
         &self,
@@ -90,20 +103,41 @@ impl Endpoint for Sink {
         packet_id: PacketId,
         reasons: Vec<ReasonCode>,
         retained: Vec<Delivery>,
+        _: u64,
     ) {
         self.subacks.lock().push((packet_id, reasons));
         self.deliveries.lock().extend(retained);
     }
 
-    fn unsubscribed(&self, _: u32, packet_id: PacketId, reasons: Vec<ReasonCode>) {
+    fn unsubscribed(&self, _: u32, packet_id: PacketId, reasons: Vec<ReasonCode>, _: u64) {
         self.subacks.lock().push((packet_id, reasons));
     }
+
+    fn is_done(&self, _: u64) -> bool {
+        false
+    }
+
+    fn gave_away(&self, _: u64) {}
+
+    fn take_back(&self, _: &Delivery) -> bool {
+        false
+    }
+
+    fn will_sent(&self, _: u32) {}
+
+    fn record(&self, _: &mut Rows, _: Timestamp) {}
+
+    fn recorded(&self) {}
+
+    fn stored(&self, _: u64) {}
 
     fn complete(&self, _: u32, completions: &[Completion]) {
         self.completions.lock().extend_from_slice(completions);
     }
 
     fn settled(&self, _: usize) {}
+
+    fn handed_over(&self) {}
 
     fn wake(&self) {}
 }

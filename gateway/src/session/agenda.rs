@@ -60,7 +60,14 @@ impl Agenda {
             let next = agenda.entries.lock().take_due(Instant::now());
             match next {
                 Next::Due(session, due) => {
-                    if let Some(session) = session.upgrade() {
+                    let Some(session) = session.upgrade() else {
+                        continue;
+                    };
+                    if due == Due::Expiry && session.shared_on_disk().is_some() {
+                        // It waits for the disk: the others do not wait for it.
+                        let registry = registry.clone();
+                        tokio::spawn(async move { registry.due(session, due).await });
+                    } else {
                         registry.due(session, due).await;
                     }
                 }

@@ -3,17 +3,17 @@
 //! A synchronous state machine: packets and messages in, bytes and an envelope out. Sockets, time-outs and waiting
 //! are the listener's; `publish`, `subscribe` and `deliver` beside this file hold its larger parts.
 
-use std::{borrow::Cow, sync::Arc, task::Waker, time::Instant};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc, task::Waker, time::Instant};
 
 use bytes::BytesMut;
 use bytestring::ByteString;
 
 use super::{
     alias,
-    incoming::{Pending, Received},
+    incoming::{Pending, Received, Release},
     mailbox::{Mail, Notice},
     outgoing::{Acknowledged, Window},
-    session::{Carry, Session},
+    session::{Carry, Session, Wanted},
     settings::Settings,
     will::Will,
 };
@@ -38,9 +38,15 @@ pub struct Connection {
     pub(super) aliases_in: alias::Inbound,
     pub(super) aliases_out: Option<Box<alias::Outbound>>,
     pub(super) counts: Counts,
+    /// Serials of messages that are finished and the session was not told of.
+    pub(super) finished: Vec<u64>,
+    /// What leaves when a change is on disk.
+    held: Held,
     /// The policy that the session's queue was filled under; a later one is asked for each message.
     changes: u32,
     pub(super) policy_changed: bool,
+    /// Its last messages may have to be stored: it waits where the disk is behind (B2).
+    pub(super) on_credit: bool,
     /// Something that was taken from the queue was not sent.
     pub(super) dropped: bool,
     /// A denied PUBLISH was audited: once for each connection.
@@ -50,6 +56,13 @@ pub struct Connection {
     expiry: u32,
     /// Whether CONNECT asked for a session that outlives its connection, granted or not.
     asked_to_last: bool,
+}
+
+/// Packets, encoded, that wait for the disk, each with the change of the session that must be there (D1).
+#[derive(Default)]
+struct Held {
+    packets: VecDeque<(u64, usize)>,
+    bytes: BytesMut,
 }
 
 /// What was counted since the metrics were last told: atomics cost too much for each message.
@@ -116,6 +129,8 @@ impl From<Notice> for Ending {
 pub struct Remains {
     pub session: Arc<Session>,
     pub carry: Carry,
+    /// Serials of messages that are finished and the session was not told of.
+    pub finished: Vec<u64>,
     pub will: Option<Will>,
     /// Session expiry interval, seconds.
     pub expiry: u32,
@@ -152,8 +167,11 @@ impl Connection {
             aliases_in: alias::Inbound::default(),
             aliases_out: (aliases > 0).then(|| Box::new(alias::Outbound::new(aliases))),
             counts: Counts::default(),
+            finished: Vec::new(),
+            held: Held::default(),
             changes: session.permission_changes(),
             policy_changed: false,
+            on_credit: false,
             dropped: false,
             denied: false,
             will: connect.will.clone().map(Will::new),
@@ -177,6 +195,15 @@ impl Connection {
         self.epoch
     }
 
+    /// Whether the gateway should not read from this client now, as the disk is behind with what it and others published
+    /// (B2). `waker` is woken when that changes.
+    pub fn waits_for_the_disk(&mut self, waker: &Waker) -> bool {
+        self.on_credit && {
+            self.on_credit = self.session.is_store_full(waker);
+            self.on_credit
+        }
+    }
+
     /// Takes one packet of the client. What it publishes or asks of the dispatcher goes into `envelope`, answers into `out`.
     pub fn packet(
         &mut self,
@@ -188,13 +215,19 @@ impl Connection {
             Packet::Publish(publish) => self.publish(&publish, envelope),
             Packet::PubAck(ack) => {
                 let outcome = self.window.puback(ack.packet_id);
-                self.acknowledged(outcome)
+                if let Some(serial) = self.acknowledged(outcome)? {
+                    self.finished.push(serial);
+                }
+                Ok(())
             }
             Packet::PubRec(ack) => self.pubrec(&ack, out),
             Packet::PubRel(ack) => self.pubrel(&ack, out),
             Packet::PubComp(ack) => {
                 let outcome = self.window.pubcomp(ack.packet_id);
-                self.acknowledged(outcome)
+                if let Some(serial) = self.acknowledged(outcome)? {
+                    self.session.complete_release(serial);
+                }
+                Ok(())
             }
             Packet::Subscribe(subscribe) => self.subscribe(*subscribe, envelope),
             Packet::Unsubscribe(unsubscribe) => {
@@ -225,7 +258,13 @@ impl Connection {
         let more = self.send_again(out, PULL)?;
         let room = self.room();
         self.policy_changed = self.session.permission_changes() != self.changes;
-        self.session.collect(mail, room, PULL, waker);
+        let wanted = Wanted {
+            window: room,
+            bytes: PULL,
+            finished: &mut self.finished,
+        };
+        self.session.collect(mail, wanted, waker);
+        let more = self.let_go(mail.durable, out) && room == 0 || more;
         // Everything that was taken is dealt with, even when the connection ends in the middle of it: messages for the
         // next one, completions for the QoS 2 state that outlives this one.
         let mut outcome = Ok(());
@@ -234,9 +273,10 @@ impl Connection {
             outcome = outcome.and(completed).and_then(|()| self.send_acks(out));
         }
         self.dropped = false;
+        let behind = mail.behind;
         for entry in mail.entries.drain(..) {
             match outcome {
-                Ok(()) => outcome = self.entry(entry, out, now),
+                Ok(()) => outcome = self.entry(entry, behind, out, now),
                 Err(_) => self.keep(entry),
             }
         }
@@ -256,10 +296,34 @@ impl Connection {
 
     /// Messages at QoS 1 and 2 that may be sent now.
     fn room(&self) -> usize {
-        if self.window.is_rewound() || self.window.bytes() > self.settings.queue.bytes {
+        let rewound = self.window.is_rewound();
+        if rewound || self.held.bytes.len() >= PULL || self.is_window_full() {
             return 0;
         }
         self.window_size.saturating_sub(self.window.open())
+    }
+
+    fn is_window_full(&self) -> bool {
+        self.window.bytes() > self.settings.queue.bytes
+    }
+
+    /// Bytes that wait for the disk.
+    pub fn held_bytes(&self) -> usize {
+        self.held.bytes.len() + self.held.packets.len() * size_of::<(u64, usize)>()
+    }
+
+    /// The connection is over: what waits for the disk is not sent on it.
+    pub fn forget_held(&mut self) {
+        self.held = Held::default();
+    }
+
+    /// Whether so many answers wait for the disk that the client is not to be read from. Its messages are no reason.
+    pub fn owes_many_answers(&self) -> bool {
+        self.held.packets.len() > self.window_size + ANSWERS
+    }
+
+    pub(super) fn holds_anything(&self) -> bool {
+        !self.held.packets.is_empty()
     }
 
     /// Brings the counters up to date.
@@ -309,6 +373,7 @@ impl Connection {
         Remains {
             session: self.session,
             carry,
+            finished: self.finished,
             will,
             expiry: self.expiry,
         }
@@ -324,10 +389,48 @@ impl Connection {
         })
     }
 
+    /// Holds back what `write` writes until a change of the session is on disk; 0 is there already. Everything held
+    /// leaves in its order.
+    pub(super) fn hold<T>(
+        &mut self,
+        change: u64,
+        out: &mut BytesMut,
+        write: impl FnOnce(&mut Self, &mut BytesMut) -> T,
+    ) -> T {
+        if change == 0 && self.held.packets.is_empty() {
+            return write(self, out);
+        }
+        let mut bytes = std::mem::take(&mut self.held.bytes);
+        let before = bytes.len();
+        let result = write(self, &mut bytes);
+        let written = bytes.len() - before;
+        self.held.bytes = bytes;
+        if written > 0 {
+            self.held.packets.push_back((change, written));
+        }
+        result
+    }
+
+    /// Writes what was held back and may leave; whether that was anything.
+    fn let_go(&mut self, durable: u64, out: &mut BytesMut) -> bool {
+        let before = self.held.packets.len();
+        while let Some((change, length)) = self.held.packets.front().copied() {
+            if change > durable {
+                return self.held.packets.len() < before;
+            }
+            self.held.packets.pop_front();
+            out.extend_from_slice(&self.held.bytes.split_to(length));
+        }
+        self.held = Held::default();
+        before > 0
+    }
+
     /// An acknowledgement of nothing is ignored, as clients repeat themselves after a reconnect; a wrong one is not.
-    fn acknowledged(&self, outcome: Acknowledged) -> Result<(), Ending> {
+    /// Gives the serial of the message it belongs to.
+    fn acknowledged(&self, outcome: Acknowledged) -> Result<Option<u64>, Ending> {
         match outcome {
-            Acknowledged::Known | Acknowledged::Unknown => Ok(()),
+            Acknowledged::Known(serial) => Ok(Some(serial)),
+            Acknowledged::Unknown => Ok(None),
             Acknowledged::Wrong => Err(Ending::fault(
                 ReasonCode::ProtocolError,
                 "an acknowledgement does not fit the message with its packet identifier",
@@ -337,32 +440,36 @@ impl Connection {
 
     fn pubrec(&mut self, ack: &Ack, out: &mut BytesMut) -> Result<(), Ending> {
         let refused = ack.reason.is_error();
-        match self.window.pubrec(ack.packet_id, refused) {
-            Acknowledged::Wrong => self.acknowledged(Acknowledged::Wrong),
-            Acknowledged::Known if refused => Ok(()),
-            Acknowledged::Known => self.reply(
-                &Reply::PubRel(Ack::new(ack.packet_id, ReasonCode::Success)),
-                out,
-            ),
-            Acknowledged::Unknown if refused => Ok(()),
-            Acknowledged::Unknown => self.reply(
-                &Reply::PubRel(Ack::new(
-                    ack.packet_id,
-                    ReasonCode::PacketIdentifierNotFound,
-                )),
-                out,
-            ),
-        }
+        let outcome = self.window.pubrec(ack.packet_id, refused);
+        let (reason, change) = match (self.acknowledged(outcome)?, refused) {
+            (Some(serial), true) => {
+                self.finished.push(serial);
+                return Ok(());
+            }
+            (None, true) => return Ok(()),
+            (Some(serial), false) => {
+                let change = self.session.release(serial, ack.packet_id);
+                (ReasonCode::Success, change)
+            }
+            (None, false) => (ReasonCode::PacketIdentifierNotFound, 0),
+        };
+        let answer = Reply::PubRel(Ack::new(ack.packet_id, reason));
+        self.hold(change, out, |this, out| this.reply(&answer, out))
     }
 
     fn pubrel(&mut self, ack: &Ack, out: &mut BytesMut) -> Result<(), Ending> {
-        let known = self.received.release(ack.packet_id);
-        let reason = if known {
-            ReasonCode::Success
-        } else {
-            ReasonCode::PacketIdentifierNotFound
+        let (reason, change) = match self.received.release(ack.packet_id) {
+            Release::Known => (ReasonCode::Success, self.session.free(ack.packet_id)),
+            Release::Unknown => (ReasonCode::PacketIdentifierNotFound, 0),
+            Release::Early => {
+                return Err(Ending::fault(
+                    ReasonCode::ProtocolError,
+                    "PUBREL for a message that was not answered with PUBREC (MQTT-4.3.3-1)",
+                ));
+            }
         };
-        self.reply(&Reply::PubComp(answer(ack.packet_id, reason)), out)
+        let answer = Reply::PubComp(answer(ack.packet_id, reason));
+        self.hold(change, out, |this, out| this.reply(&answer, out))
     }
 
     fn disconnect(&mut self, disconnect: &mqtt::Disconnect) -> Ending {
@@ -384,8 +491,14 @@ impl Connection {
 
 /// An acknowledgement that says in words why a message was refused.
 fn answer(id: PacketId, reason: ReasonCode) -> Ack {
+    let words = match reason {
+        ReasonCode::ImplementationSpecificError => Some(ByteString::from_static(
+            "the gateway cannot write to its disk",
+        )),
+        other => refusal(other),
+    };
     Ack {
-        reason_string: refusal(reason),
+        reason_string: words,
         ..Ack::new(id, reason)
     }
 }
@@ -395,7 +508,7 @@ pub(super) fn refusal(reason: ReasonCode) -> Option<ByteString> {
     let words = match reason {
         reason if !reason.is_error() => return None,
         ReasonCode::NotAuthorized => "no rule allows it, or one denies it",
-        ReasonCode::QuotaExceeded => "a limit of the gateway is reached",
+        ReasonCode::QuotaExceeded => "a limit of the gateway is reached, or its disk is full",
         ReasonCode::ImplementationSpecificError => {
             "the packet has more topic filters than the gateway takes at once"
         }
@@ -411,3 +524,5 @@ pub(super) fn refusal(reason: ReasonCode) -> Option<ByteString> {
 
 /// Bytes of messages, their overhead counted, that one call of [`Connection::pull`] takes.
 const PULL: usize = 64 * 1024;
+/// Answers that may wait for the disk, some 64 KiB of them, before the client is not read from.
+const ANSWERS: usize = 1024;

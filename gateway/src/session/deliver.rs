@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use super::{
     alias,
     connection::{Connection, Ending, refusal},
+    ledger::identifier,
     outgoing::{Again, Resent},
     queue::Entry,
 };
@@ -22,12 +23,18 @@ impl Connection {
     pub(super) fn entry(
         &mut self,
         entry: Entry,
+        behind: Option<u64>,
         out: &mut BytesMut,
         now: Instant,
     ) -> Result<(), Ending> {
         match entry {
             Entry::Message(delivery) => {
-                self.dropped |= !self.send(delivery, out, now);
+                let serial = delivery.serial;
+                let sent = self.send(delivery, behind.unwrap_or(0), out, now);
+                if !sent && serial > 0 {
+                    self.finished.push(serial);
+                }
+                self.dropped |= !sent;
                 Ok(())
             }
             Entry::SubAck { packet_id, reasons } => self.reply(
@@ -98,7 +105,7 @@ impl Connection {
             if matches!(outcome, Resent::Dropped) {
                 self.metrics.messages_dropped.add(1);
             }
-            self.window.resent(outcome);
+            self.finished.extend(self.window.resent(outcome));
         }
         Ok(false)
     }
@@ -113,8 +120,8 @@ impl Connection {
     }
 
     /// Sends a message for the first time, or drops it: expired (MQTT-3.3.2-5), or larger than the client takes
-    /// (MQTT-3.1.2-25). False if it was dropped.
-    fn send(&mut self, delivery: Delivery, out: &mut BytesMut, now: Instant) -> bool {
+    /// (MQTT-3.1.2-25). False if it was dropped. At QoS 1 and 2 it leaves when the change `behind` is on disk.
+    fn send(&mut self, delivery: Delivery, behind: u64, out: &mut BytesMut, now: Instant) -> bool {
         let expiry = delivery.message.expiry_left(now);
         if expiry == Expiry::Expired {
             self.metrics.messages_expired.add(1);
@@ -126,10 +133,16 @@ impl Connection {
             self.metrics.messages_dropped.add(1);
             return false;
         }
-        let alias = self
-            .aliases_out
-            .as_mut()
-            .map_or(alias::Sent::Plain, |aliases| aliases.send(topic));
+        // What is held back is overtaken by QoS 0, so it neither sets an alias nor relies on one.
+        let may_wait = match delivery.qos {
+            Qos::AtMostOnce => false,
+            Qos::AtLeastOnce => behind > 0 || self.holds_anything(),
+            Qos::ExactlyOnce => self.session.is_stored() || self.holds_anything(),
+        };
+        let alias = match &mut self.aliases_out {
+            Some(aliases) if !may_wait => aliases.send(topic),
+            _ => alias::Sent::Plain,
+        };
         let mut frame = PublishFrame {
             version: self.version,
             dup: false,
@@ -158,13 +171,22 @@ impl Connection {
             .peer
             .maximum_packet_size
             .is_none_or(|maximum| frame.encoded_len() <= maximum as usize);
-        let written = fits && {
-            if delivery.qos != Qos::AtMostOnce {
-                frame.packet_id = self.window.admit(delivery.clone());
-            }
-            frame.packet_id.is_some() == (delivery.qos != Qos::AtMostOnce)
-                && frame.write(None, out).is_ok()
-        };
+        let written = fits
+            && match delivery.qos {
+                Qos::AtMostOnce => frame.write(None, out).is_ok(),
+                _ => match self.window.admit(delivery.clone()) {
+                    None => false,
+                    Some(id) => {
+                        frame.packet_id = Some(id);
+                        let odd = id != identifier(delivery.serial);
+                        let change = match odd && delivery.qos == Qos::ExactlyOnce {
+                            true => self.session.send_as(delivery.serial, id),
+                            false => behind,
+                        };
+                        self.hold(change, out, |_, out| frame.write(None, out).is_ok())
+                    }
+                },
+            };
         if written {
             self.counts.publishes_sent += 1;
         } else {

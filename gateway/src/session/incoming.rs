@@ -88,6 +88,15 @@ enum Stage {
     Safe(ReasonCode),
 }
 
+/// What a PUBREL is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Release {
+    Known,
+    Unknown,
+    /// Its message is not safe yet, and PUBREC was not sent.
+    Early,
+}
+
 /// What a PUBLISH at QoS 2 is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Arrival {
@@ -122,13 +131,25 @@ impl Received {
         }
     }
 
-    /// PUBREL: true if the identifier was in use.
-    pub fn release(&mut self, id: PacketId) -> bool {
-        let known = self.ids.remove(&id).is_some();
+    /// PUBREL came for an identifier.
+    pub fn release(&mut self, id: PacketId) -> Release {
+        match self.ids.get(&id) {
+            None => return Release::Unknown,
+            Some(Stage::Accepted) => return Release::Early,
+            Some(Stage::Safe(_)) => self.ids.remove(&id),
+        };
         if self.ids.is_empty() && self.ids.capacity() > 64 {
             self.ids.shrink_to_fit();
         }
-        known
+        Release::Known
+    }
+
+    /// Identifiers that a start finds on disk, with the reason codes of their PUBRECs.
+    pub fn restore(ids: impl IntoIterator<Item = (PacketId, ReasonCode)>) -> Received {
+        let ids = ids
+            .into_iter()
+            .map(|(id, reason)| (id, Stage::Safe(reason)));
+        Received { ids: ids.collect() }
     }
 
     pub fn len(&self) -> usize {
@@ -178,10 +199,11 @@ mod tests {
         assert_eq!(received.arrival(id(7)), Arrival::New);
         received.accept(id(7));
         assert_eq!(received.arrival(id(7)), Arrival::Joins);
+        assert_eq!(received.release(id(7)), Release::Early);
         received.complete(id(7), ReasonCode::Success);
         assert_eq!(received.arrival(id(7)), Arrival::Known(ReasonCode::Success));
-        assert!(received.release(id(7)));
-        assert!(!received.release(id(7)));
+        assert_eq!(received.release(id(7)), Release::Known);
+        assert_eq!(received.release(id(7)), Release::Unknown);
         assert_eq!(received.arrival(id(7)), Arrival::New);
     }
 

@@ -45,6 +45,7 @@ impl Registry {
             let idle = {
                 let mut rest = session.rest();
                 rest.will = None;
+                rest.identity.will = None;
                 let idle = !rest.attached && !rest.ended;
                 rest.attached |= idle;
                 idle

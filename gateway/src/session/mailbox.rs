@@ -8,13 +8,21 @@ use std::{
 use bytestring::ByteString;
 use parking_lot::MutexGuard;
 
-use super::queue::{Entry, Queue, QueueLimits};
-use crate::{metrics::Metrics, routing::endpoint::Completion};
+use super::{
+    ledger::Ledger,
+    queue::{Entry, Queue, QueueLimits},
+};
+use crate::{metrics::Metrics, mqtt::PacketId, routing::endpoint::Completion};
 
 /// What others leave for the connection.
 #[derive(Default)]
 pub(super) struct Mailbox {
     pub queue: Queue,
+    pub ledger: Ledger,
+    /// Packet identifiers that PUBREL has freed and the disk still has.
+    pub freed: Vec<PacketId>,
+    /// A change is on its way to the disk that has not taken up the session's state yet.
+    pub recording: bool,
     pub limits: QueueLimits,
     pub completions: Vec<(u32, Completion)>,
     pub waker: Option<Waker>,
@@ -57,6 +65,10 @@ pub struct Mail {
     pub notice: Option<Notice>,
     /// There is more that may leave.
     pub more: bool,
+    /// Changes of the session's state that are on disk: what depends on them may leave.
+    pub durable: u64,
+    /// What is at QoS 1 and 2 in `entries` leaves when this change is on disk.
+    pub behind: Option<u64>,
 }
 
 impl Mail {
@@ -64,6 +76,7 @@ impl Mail {
         self.completions.clear();
         self.entries.clear();
         self.notice = None;
+        self.behind = None;
     }
 }
 

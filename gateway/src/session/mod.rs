@@ -6,15 +6,21 @@
 
 mod agenda;
 mod alias;
+mod backlog;
 pub mod connection;
 mod deliver;
+mod disk;
+mod endpoint;
 mod incoming;
+mod ledger;
 mod live;
 pub mod mailbox;
 mod outgoing;
 mod publish;
 mod queue;
+mod record;
 pub mod registry;
+mod restore;
 #[allow(clippy::module_inception)]
 pub mod session;
 pub mod settings;

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::ledger::{IDENTIFIERS, identifier};
 use crate::{
     mqtt::PacketId,
     mqtt::Qos,
@@ -14,8 +15,8 @@ use crate::{
 pub struct Window {
     /// In the order in which they were first sent.
     slots: VecDeque<Slot>,
-    /// Packet identifiers given so far; the next one follows from it.
-    given: u64,
+    /// Slots whose packet identifier does not follow from their serial.
+    odd: usize,
     /// Slots from the front that have been sent on this connection; the others wait to be sent again.
     sent: usize,
     /// Slots that take up the client's Receive Maximum.
@@ -26,7 +27,8 @@ pub struct Window {
 }
 
 struct Slot {
-    given: u64,
+    serial: u64,
+    id: PacketId,
     state: State,
     /// It counts in `open`: it was sent on this connection.
     counted: bool,
@@ -58,16 +60,13 @@ pub enum Resent {
 /// What became of an acknowledgement.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Acknowledged {
-    /// It belonged to a message, which is finished or goes on.
-    Known,
+    /// It belonged to the message with this serial, which is finished or goes on.
+    Known(u64),
     /// No such packet identifier is in use.
     Unknown,
     /// The identifier belongs to a message of the other QoS, or at another stage: a protocol error.
     Wrong,
 }
-
-/// Packet identifiers run from 1 to 65,535.
-const IDENTIFIERS: u64 = u16::MAX as u64;
 
 impl Window {
     /// Messages that the client has not acknowledged (they count against its Receive Maximum).
@@ -79,11 +78,30 @@ impl Window {
         self.slots.is_empty()
     }
 
-    /// Keeps a message that is about to be sent, under a free packet identifier.
-    /// `None` if all of them are in use, which a window below 65,535 rules out.
+    /// What the disk knows of messages in flight: those that may have been sent, and those between PUBREC and PUBCOMP,
+    /// in the order of their serials. All of it is to be sent again.
+    pub fn restore(deliveries: Vec<(Delivery, PacketId)>, released: &[(u64, PacketId)]) -> Window {
+        let mut window = Window::default();
+        let mut slots: Vec<_> = deliveries
+            .into_iter()
+            .map(|(delivery, id)| Slot::new(delivery.serial, id, State::Published(delivery)))
+            .chain(
+                released
+                    .iter()
+                    .map(|(serial, id)| Slot::new(*serial, *id, State::Released)),
+            )
+            .collect();
+        slots.sort_by_key(|slot| slot.serial);
+        window.bytes = slots.iter().map(|slot| slot.state.cost()).sum();
+        window.odd = slots.iter().filter(|slot| slot.is_odd()).count();
+        window.slots = slots.into();
+        window
+    }
+
+    /// Keeps a message that is about to be sent, under the packet identifier that follows from its serial or, where
+    /// that is in use, another. `None` if all of them are, which a window below 65,535 rules out.
     pub fn admit(&mut self, delivery: Delivery) -> Option<PacketId> {
-        let given = self.free()?;
-        self.given = given;
+        let id = self.free(delivery.serial)?;
         // One that may wait long must not keep its whole envelope in memory.
         let message = match self.slots.len() >= WAITING {
             true => self.neighbours.keep(delivery.message),
@@ -94,14 +112,13 @@ impl Window {
             ..delivery
         };
         self.bytes += delivery.message.cost();
-        self.slots.push_back(Slot {
-            given,
-            state: State::Published(delivery),
-            counted: true,
-        });
+        let mut slot = Slot::new(delivery.serial, id, State::Published(delivery));
+        slot.counted = true;
+        self.odd += usize::from(slot.is_odd());
+        self.slots.push_back(slot);
         self.sent = self.slots.len();
         self.open += 1;
-        Some(identifier(given))
+        Some(id)
     }
 
     pub fn puback(&mut self, id: PacketId) -> Acknowledged {
@@ -109,10 +126,7 @@ impl Window {
             return Acknowledged::Unknown;
         };
         match &self.slots[place].state {
-            State::Published(delivery) if delivery.qos == Qos::AtLeastOnce => {
-                self.remove(place);
-                Acknowledged::Known
-            }
+            State::Published(delivery) if delivery.qos == Qos::AtLeastOnce => self.remove(place),
             _ => Acknowledged::Wrong,
         }
     }
@@ -123,13 +137,10 @@ impl Window {
             return Acknowledged::Unknown;
         };
         match &self.slots[place].state {
-            State::Published(delivery) if delivery.qos == Qos::AtLeastOnce => {
-                return Acknowledged::Wrong;
-            }
+            State::Published(delivery) if delivery.qos == Qos::AtLeastOnce => Acknowledged::Wrong,
             _ if refused => self.remove(place),
             _ => self.release(place),
         }
-        Acknowledged::Known
     }
 
     pub fn pubcomp(&mut self, id: PacketId) -> Acknowledged {
@@ -137,10 +148,7 @@ impl Window {
             return Acknowledged::Unknown;
         };
         match &self.slots[place].state {
-            State::Released => {
-                self.remove(place);
-                Acknowledged::Known
-            }
+            State::Released => self.remove(place),
             State::Published(_) => Acknowledged::Wrong,
         }
     }
@@ -167,26 +175,31 @@ impl Window {
     /// The next one to send again; say what became of it with [`Window::resent`].
     pub fn again(&self) -> Option<Again<'_>> {
         let slot = self.slots.get(self.sent)?;
-        let id = identifier(slot.given);
+        let id = slot.id;
         Some(match &slot.state {
             State::Published(delivery) => Again::Publish(id, delivery),
             State::Released => Again::Release(id),
         })
     }
 
-    /// What became of the one that [`Window::again`] gave.
-    pub fn resent(&mut self, outcome: Resent) {
-        let Some(slot) = self.slots.get_mut(self.sent) else {
-            return;
-        };
+    /// What became of the one that [`Window::again`] gave. Gives its serial if it is finished.
+    pub fn resent(&mut self, outcome: Resent) -> Option<u64> {
+        let slot = self.slots.get_mut(self.sent)?;
         match outcome {
             Resent::Sent => {
                 slot.counted = true;
                 self.open += 1;
                 self.sent += 1;
+                None
             }
-            Resent::Kept => self.sent += 1,
-            Resent::Dropped => self.remove(self.sent),
+            Resent::Kept => {
+                self.sent += 1;
+                None
+            }
+            Resent::Dropped => match self.remove(self.sent) {
+                Acknowledged::Known(serial) => Some(serial),
+                _ => None,
+            },
         }
     }
 
@@ -213,15 +226,18 @@ impl Window {
     }
 
     /// The message is the client's: only its identifier stays.
-    fn release(&mut self, place: usize) {
-        let was = std::mem::replace(&mut self.slots[place].state, State::Released);
+    fn release(&mut self, place: usize) -> Acknowledged {
+        let slot = &mut self.slots[place];
+        let was = std::mem::replace(&mut slot.state, State::Released);
         self.bytes -= was.cost();
+        Acknowledged::Known(slot.serial)
     }
 
-    fn remove(&mut self, place: usize) {
+    fn remove(&mut self, place: usize) -> Acknowledged {
         let Some(slot) = self.slots.remove(place) else {
-            return;
+            return Acknowledged::Unknown;
         };
+        self.odd -= usize::from(slot.is_odd());
         self.bytes -= slot.state.cost();
         if place < self.sent {
             self.sent -= 1;
@@ -232,23 +248,38 @@ impl Window {
         if self.slots.is_empty() && self.slots.capacity() > WAITING {
             self.slots.shrink_to(0);
         }
+        Acknowledged::Known(slot.serial)
     }
 
     fn place(&self, id: PacketId) -> Option<usize> {
         // Acknowledgements come in order from all but odd clients: the first slot is nearly always the one.
-        self.slots
-            .iter()
-            .position(|slot| identifier(slot.given) == id)
+        self.slots.iter().position(|slot| slot.id == id)
     }
 
-    fn free(&self) -> Option<u64> {
-        let next = self.given + 1;
-        // Slots are in the order of `given`: a collision is only possible with one that is a whole round old.
-        let oldest = self.slots.front().map_or(next, |slot| slot.given);
-        if next - oldest < IDENTIFIERS {
-            return Some(next);
+    fn free(&self, serial: u64) -> Option<PacketId> {
+        // Slots are in the order of serials: a collision is only possible with one that is a whole round old, or odd.
+        let oldest = self.slots.front().map_or(serial, |slot| slot.serial);
+        if self.odd == 0 && serial.saturating_sub(oldest) < IDENTIFIERS {
+            return Some(identifier(serial));
         }
-        (next..next + IDENTIFIERS).find(|given| self.place(identifier(*given)).is_none())
+        (serial..serial + IDENTIFIERS)
+            .map(identifier)
+            .find(|id| self.place(*id).is_none())
+    }
+}
+
+impl Slot {
+    fn new(serial: u64, id: PacketId, state: State) -> Slot {
+        Slot {
+            serial,
+            id,
+            state,
+            counted: false,
+        }
+    }
+
+    fn is_odd(&self) -> bool {
+        self.id != identifier(self.serial)
     }
 }
 
@@ -264,10 +295,6 @@ impl State {
     }
 }
 
-fn identifier(given: u64) -> PacketId {
-    PacketId::new((given % IDENTIFIERS) as u16).unwrap_or(PacketId::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
@@ -275,7 +302,7 @@ mod tests {
     use super::*;
     use crate::routing::envelope::{self, Outgoing};
 
-    fn delivery(payload: &str, qos: Qos) -> Delivery {
+    fn delivery(serial: u64, payload: &str, qos: Qos) -> Delivery {
         let outgoing = Outgoing {
             topic: "t",
             payload: payload.as_bytes(),
@@ -291,18 +318,20 @@ mod tests {
             qos,
             retain: false,
             extra: None,
+            serial,
         }
     }
 
     #[test]
     fn packet_identifiers_run_round_and_pass_over_those_in_use() {
         let mut window = Window::default();
-        let stuck = window.admit(delivery("stuck", Qos::AtLeastOnce)).unwrap();
+        let stuck = delivery(1, "stuck", Qos::AtLeastOnce);
+        let stuck = window.admit(stuck).unwrap();
         assert_eq!(stuck.get(), 1);
         for n in 2..=70_000u64 {
-            let id = window.admit(delivery("", Qos::AtLeastOnce)).unwrap();
+            let id = window.admit(delivery(n, "", Qos::AtLeastOnce)).unwrap();
             assert_ne!(id, stuck, "message {n}");
-            assert_eq!(window.puback(id), Acknowledged::Known);
+            assert_eq!(window.puback(id), Acknowledged::Known(n));
         }
         assert_eq!(window.open(), 1);
     }
@@ -310,20 +339,20 @@ mod tests {
     #[test]
     fn every_acknowledgement_must_fit_its_message() {
         let mut window = Window::default();
-        let one = window.admit(delivery("1", Qos::AtLeastOnce)).unwrap();
-        let two = window.admit(delivery("2", Qos::ExactlyOnce)).unwrap();
+        let one = window.admit(delivery(1, "1", Qos::AtLeastOnce)).unwrap();
+        let two = window.admit(delivery(2, "2", Qos::ExactlyOnce)).unwrap();
         assert_eq!(window.pubrec(one, false), Acknowledged::Wrong);
         assert_eq!(window.puback(two), Acknowledged::Wrong);
         assert_eq!(window.pubcomp(two), Acknowledged::Wrong);
-        assert_eq!(window.pubrec(two, false), Acknowledged::Known);
+        assert_eq!(window.pubrec(two, false), Acknowledged::Known(2));
         assert_eq!(
             window.pubrec(two, false),
-            Acknowledged::Known,
+            Acknowledged::Known(2),
             "a repeated PUBREC is answered again"
         );
-        assert_eq!(window.pubcomp(two), Acknowledged::Known);
+        assert_eq!(window.pubcomp(two), Acknowledged::Known(2));
         assert_eq!(window.pubcomp(two), Acknowledged::Unknown);
-        assert_eq!(window.puback(one), Acknowledged::Known);
+        assert_eq!(window.puback(one), Acknowledged::Known(1));
         assert!(window.is_empty());
     }
 
@@ -331,11 +360,11 @@ mod tests {
     fn a_new_connection_gets_everything_unfinished_again_in_order() {
         let mut window = Window::default();
         let ids: Vec<_> = [
-            ("a", Qos::AtLeastOnce),
-            ("b", Qos::ExactlyOnce),
-            ("c", Qos::ExactlyOnce),
+            (1, "a", Qos::AtLeastOnce),
+            (2, "b", Qos::ExactlyOnce),
+            (3, "c", Qos::ExactlyOnce),
         ]
-        .map(|(payload, qos)| window.admit(delivery(payload, qos)).unwrap())
+        .map(|(serial, payload, qos)| window.admit(delivery(serial, payload, qos)).unwrap())
         .into();
         window.pubrec(ids[1], false);
         window.rewind();
@@ -364,8 +393,8 @@ mod tests {
     #[test]
     fn a_refused_qos_2_message_is_discarded() {
         let mut window = Window::default();
-        let id = window.admit(delivery("a", Qos::ExactlyOnce)).unwrap();
-        assert_eq!(window.pubrec(id, true), Acknowledged::Known);
+        let id = window.admit(delivery(1, "a", Qos::ExactlyOnce)).unwrap();
+        assert_eq!(window.pubrec(id, true), Acknowledged::Known(1));
         assert!(window.is_empty());
         assert_eq!(window.open(), 0);
     }

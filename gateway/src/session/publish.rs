@@ -38,6 +38,7 @@ impl Connection {
             }
             self.pending.push(publish.qos, id, None);
         }
+        self.on_credit |= publish.qos != Qos::AtMostOnce || publish.retain;
         envelope.publish(Outgoing {
             topic: &topic,
             payload: &publish.payload,
@@ -68,7 +69,7 @@ impl Connection {
         if reason.is_error() && epoch == self.epoch && !self.version.is_v5() {
             return Err(Ending::fault(
                 reason,
-                "a message was refused at a limit, which v3 cannot say otherwise",
+                "a message was refused at a limit or by the disk, which v3 cannot say otherwise",
             ));
         }
         Ok(())
@@ -150,16 +151,20 @@ impl Connection {
             return Ok(Some(ReasonCode::NotAuthorized));
         }
         // N4: there is no room for more.
-        if self.over_budget() {
-            if publish.qos != Qos::AtMostOnce && !self.version.is_v5() {
-                return Err(Ending::fault(
-                    ReasonCode::QuotaExceeded,
-                    "the gateway's memory budget is used up",
-                ));
-            }
-            return Ok(Some(ReasonCode::QuotaExceeded));
+        let assured = publish.qos != Qos::AtMostOnce;
+        let (reason, why) = match self.session.store_failure() {
+            _ if self.over_budget() => (
+                ReasonCode::QuotaExceeded,
+                "the gateway's memory budget is used up",
+            ),
+            // D7: it could not be acknowledged.
+            Some(failure) if assured => (failure.reason(), "the gateway cannot write to its disk"),
+            _ => return Ok(None),
+        };
+        if assured && !self.version.is_v5() {
+            return Err(Ending::fault(reason, why));
         }
-        Ok(None)
+        Ok(Some(reason))
     }
 
     fn refuse(&mut self, publish: &Publish, reason: ReasonCode) {

@@ -1,14 +1,17 @@
 //! The queue of one session: what waits for its client, in order, within limits (D8).
 //!
 //! Messages at effective QoS 0 and at QoS 1 or 2 wait in lines of their own, each entry numbered, so that the oldest
-//! is always known, QoS 0 can be dropped first, and a closed send window holds back only what needs it.
+//! is always known, QoS 0 can be dropped first, and a closed send window holds back only what needs it. What is kept on
+//! disk need not be in memory as well: the end of the line is [`Backlog`], which is read page by page when its turn comes.
 
 use std::collections::VecDeque;
 
+use super::{backlog::Backlog, ledger::Ledger};
 use crate::{
     metrics::Metrics,
     mqtt::{PacketId, Qos, ReasonCode},
     routing::{endpoint::Delivery, message::Neighbours},
+    store::messages::Totals,
 };
 
 /// How much may wait. Bytes count message content and a fixed overhead for each message.
@@ -34,55 +37,97 @@ pub enum Entry {
     },
 }
 
+/// How a session takes a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    pub limits: QueueLimits,
+    /// It is kept on disk; at QoS 2 it leaves when this turn is there.
+    pub stored: Option<u64>,
+    pub online: bool,
+}
+
 #[derive(Default)]
 pub struct Queue {
     next: u64,
     /// Effective QoS 0.
-    fleeting: VecDeque<(u64, Delivery)>,
+    fleeting: VecDeque<Waiting>,
     /// Effective QoS 1 and 2.
-    assured: VecDeque<(u64, Delivery)>,
+    assured: VecDeque<Waiting>,
     aside: VecDeque<(u64, Aside)>,
+    /// Younger than `assured`, and only on disk.
+    backlog: Backlog,
+    /// The last turn of the dispatcher that is on disk.
+    stored: u64,
+    /// Bytes in memory.
     bytes: usize,
-    /// Messages and bytes that the gauges know of.
-    reported: (usize, usize),
+    /// Messages and bytes that the gauges know of, here and on disk.
+    reported: [usize; 4],
     neighbours: Neighbours,
+    /// Messages were dropped since it was last empty.
+    overflowing: bool,
+}
+
+struct Waiting {
+    number: u64,
+    /// It does not leave before this turn of the dispatcher is on disk.
+    turn: u64,
+    delivery: Delivery,
 }
 
 /// What is not a live message and keeps its place among them.
 enum Aside {
-    SubAck {
-        packet_id: PacketId,
-        reasons: Vec<ReasonCode>,
-    },
-    UnsubAck {
-        packet_id: PacketId,
-        reasons: Vec<ReasonCode>,
-    },
+    /// With the turn that must be on disk first.
+    Answer(u64, Entry),
     /// The retained messages of a new subscription, fixed when it was made; nothing newer overtakes them (B7).
-    Retained(std::vec::IntoIter<Delivery>),
+    Retained(u64, std::vec::IntoIter<Delivery>),
+}
+
+/// Whose turn it is.
+enum Next {
+    Fleeting,
+    Assured,
+    Aside,
+    Nothing,
 }
 
 impl Queue {
-    /// Adds a message; what had to be dropped for it is counted.
-    pub fn push(&mut self, delivery: Delivery, limits: QueueLimits, metrics: &Metrics) {
+    /// Adds a message; what had to be dropped for it is counted. Gives its serial, 0 if it has none.
+    pub fn push(
+        &mut self,
+        mut delivery: Delivery,
+        terms: Terms,
+        ledger: &mut Ledger,
+        metrics: &Metrics,
+    ) -> u64 {
         let cost = delivery.message.cost();
+        let limits = terms.limits;
         if delivery.qos == Qos::AtMostOnce {
-            if self.bytes + cost > limits.bytes {
+            if self.bytes() + cost > limits.bytes {
                 metrics.messages_dropped.add(1);
-                return;
+                return 0;
             }
-        } else {
-            while self.bytes + cost > limits.bytes && self.drop_oldest_fleeting(metrics) {}
-            while self.assured.len() >= limits.messages
-                || (self.bytes + cost > limits.bytes && !self.assured.is_empty())
-            {
-                self.drop_oldest_assured(metrics);
-            }
+            self.admit(delivery, 0);
+            return 0;
         }
-        self.admit(delivery);
+        while self.bytes() + cost > limits.bytes && self.drop_oldest_fleeting(metrics) {}
+        while self.assured_len() > 0
+            && (self.assured_len() >= limits.messages || self.bytes() + cost > limits.bytes)
+        {
+            self.drop_oldest_assured(terms.stored.is_some(), ledger, metrics);
+        }
+        let serial = ledger.number();
+        delivery.serial = serial;
+        match terms.stored {
+            Some(_) if !terms.online || !self.backlog.is_empty() || self.bytes > IN_MEMORY => {
+                self.backlog.push(serial, cost);
+            }
+            Some(turn) if delivery.qos == Qos::ExactlyOnce => self.admit(delivery, turn),
+            _ => self.admit(delivery, 0),
+        }
+        serial
     }
 
-    fn admit(&mut self, delivery: Delivery) {
+    fn admit(&mut self, delivery: Delivery, turn: u64) {
         let cost = delivery.message.cost();
         self.bytes += cost;
         let number = self.number();
@@ -94,149 +139,277 @@ impl Queue {
             message,
             ..delivery
         };
-        match delivery.qos {
-            Qos::AtMostOnce => self.fleeting.push_back((number, delivery)),
-            _ => self.assured.push_back((number, delivery)),
+        let line = match delivery.qos {
+            Qos::AtMostOnce => &mut self.fleeting,
+            _ => &mut self.assured,
+        };
+        self.overflowing &= !line.is_empty();
+        line.push_back(Waiting {
+            number,
+            turn,
+            delivery,
+        });
+    }
+
+    /// An answer that keeps its place, once `turn` is on disk.
+    pub fn answer(&mut self, answer: Entry, turn: u64) {
+        let number = self.number();
+        self.aside.push_back((number, Aside::Answer(turn, answer)));
+    }
+
+    /// The retained messages of a new subscription, behind its SUBACK. Those that are on disk wait there if older ones do.
+    pub fn retained(&mut self, mut retained: Vec<Delivery>, turn: u64) {
+        if !self.backlog.is_empty() {
+            for delivery in retained.extract_if(.., |delivery| delivery.serial > 0) {
+                self.backlog.push(delivery.serial, delivery.message.cost());
+            }
+        }
+        if retained.is_empty() {
+            return;
+        }
+        let number = self.number();
+        self.bytes += retained.len() * POINTER;
+        self.aside
+            .push_back((number, Aside::Retained(turn, retained.into_iter())));
+    }
+
+    /// Retained messages for a client that left before its SUBACK: on disk like everything that waits for it.
+    pub fn retained_in_absence(&mut self, retained: &[Delivery]) {
+        for delivery in retained.iter().filter(|delivery| delivery.serial > 0) {
+            self.backlog.push(delivery.serial, delivery.message.cost());
         }
     }
 
-    pub fn suback(
-        &mut self,
-        packet_id: PacketId,
-        reasons: Vec<ReasonCode>,
-        retained: Vec<Delivery>,
-    ) {
-        let number = self.number();
-        self.aside
-            .push_back((number, Aside::SubAck { packet_id, reasons }));
-        if !retained.is_empty() {
-            let number = self.number();
-            self.bytes += retained.len() * POINTER;
-            self.aside
-                .push_back((number, Aside::Retained(retained.into_iter())));
-        }
-    }
-
-    pub fn unsuback(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
-        let number = self.number();
-        self.aside
-            .push_back((number, Aside::UnsubAck { packet_id, reasons }));
+    /// A turn of the dispatcher is on disk.
+    pub fn stored(&mut self, turn: u64) {
+        self.stored = self.stored.max(turn);
     }
 
     /// The next entry, if there is one that may leave; `window` says whether a message at QoS 1 or 2 may.
     pub fn pop(&mut self, window: bool) -> Option<Entry> {
         loop {
-            let fleeting = front(&self.fleeting);
-            let assured = if window { front(&self.assured) } else { NONE };
-            let line = match fleeting.min(assured) {
-                // What stands aside holds back everything younger, and is held back by nothing older that may not leave.
-                oldest if oldest >= front(&self.aside) => match self.pop_aside(window)? {
+            let line = match self.next(window) {
+                Next::Nothing => return None,
+                Next::Aside => match self.pop_aside(window)? {
                     Some(entry) => return Some(entry),
                     None => continue,
                 },
-                oldest if oldest == fleeting => &mut self.fleeting,
-                _ => &mut self.assured,
+                Next::Fleeting => &mut self.fleeting,
+                Next::Assured => &mut self.assured,
             };
-            let (_, delivery) = line.pop_front()?;
+            let waiting = line.pop_front()?;
             relieve(line);
-            self.forget(&delivery);
-            return Some(Entry::Message(delivery));
+            self.bytes -= waiting.delivery.message.cost();
+            return Some(Entry::Message(waiting.delivery));
         }
     }
 
     /// Whether [`Queue::pop`] would give something.
     pub fn is_ready(&self, window: bool) -> bool {
-        !self.fleeting.is_empty() || !self.aside.is_empty() || (window && !self.assured.is_empty())
+        !matches!(self.next(window), Next::Nothing)
     }
 
-    /// The client is gone: what only a connection could take goes with it. Retained messages on their way wait
-    /// like any other.
-    pub fn disconnect(&mut self, limits: QueueLimits, metrics: &Metrics) {
-        for (_, delivery) in std::mem::take(&mut self.fleeting) {
-            self.forget(&delivery);
+    /// The serials of which messages are to be read from disk now, if they are; told once.
+    pub fn wants_page(&mut self) -> Option<(u64, u64)> {
+        match self.bytes > LOW_WATER {
+            true => None,
+            false => self.backlog.ask(),
         }
-        // A retained set keeps its place: what is newer stays behind it (B7).
-        let mut waiting: Vec<_> = std::mem::take(&mut self.assured).into();
-        for (number, aside) in std::mem::take(&mut self.aside) {
-            if let Aside::Retained(deliveries) = aside {
-                let kept = deliveries.filter(|delivery| delivery.qos != Qos::AtMostOnce);
-                waiting.extend(kept.map(|delivery| (number, delivery)));
+    }
+
+    /// The writer knows of every message up to this serial.
+    pub fn hand_over(&mut self, serial: u64) {
+        self.backlog.hand_over(serial);
+    }
+
+    pub fn handed_over(&self) -> u64 {
+        self.backlog.handed_over()
+    }
+
+    /// Messages that were read from disk, oldest first, without those that nobody wants any more. `next`: where the
+    /// next page begins, `None` if nothing is left.
+    pub fn thaw(&mut self, page: Vec<Delivery>, next: Option<u64>) {
+        let costs = page.iter().map(|delivery| delivery.message.cost() as u64);
+        self.backlog.read(page.len() as u64, costs.sum(), next);
+        for delivery in page {
+            self.admit(delivery, 0);
+        }
+    }
+
+    /// The client is gone: what only a connection could take goes with it. The rest is on disk, or on its way there.
+    pub fn disconnect(&mut self) {
+        self.fleeting = VecDeque::new();
+        let mut kept: Vec<_> = std::mem::take(&mut self.assured)
+            .into_iter()
+            .map(|waiting| (waiting.delivery.serial, waiting.delivery.message.cost()))
+            .collect();
+        for (_, aside) in std::mem::take(&mut self.aside) {
+            if let Aside::Retained(_, deliveries) = aside {
+                let stored = deliveries.filter(|delivery| delivery.serial > 0);
+                kept.extend(stored.map(|delivery| (delivery.serial, delivery.message.cost())));
             }
         }
-        waiting.sort_by_key(|(number, _)| *number);
         self.bytes = 0;
-        for (_, delivery) in waiting {
-            self.push(delivery, limits, metrics);
-        }
-        self.fleeting.shrink_to_fit();
-        self.aside.shrink_to_fit();
+        kept.sort_unstable();
+        self.backlog.put_back(&kept);
     }
 
-    /// Keeps only the messages that `keep` wants; gives back the others.
+    /// A new connection: what may have been sent, up to this serial, is in its window. `in_flight` of it were on disk.
+    pub fn resume(&mut self, sent: u64, in_flight: &[Delivery]) {
+        let costs = in_flight
+            .iter()
+            .map(|delivery| delivery.message.cost() as u64);
+        self.backlog
+            .begin_behind(sent, in_flight.len() as u64, costs.sum());
+    }
+
+    /// Whether a message that is put in now waits in memory, behind few others.
+    pub fn leaves_soon(&self) -> bool {
+        self.backlog.is_empty() && self.assured.len() <= WAITING && self.aside.is_empty()
+    }
+
+    /// Whether messages were dropped since it was last empty.
+    pub fn is_overflowing(&self) -> bool {
+        self.overflowing
+    }
+
+    /// Messages that are on disk from before the gateway was started, the oldest that is not finished under `from`.
+    pub fn restore(&mut self, from: u64, queued: &Totals) {
+        let Totals {
+            messages,
+            bytes,
+            last,
+            ..
+        } = *queued;
+        self.backlog.restore(from, last, messages, bytes);
+    }
+
+    /// Some on disk have expired and were removed.
+    pub fn swept(&mut self, messages: u64, bytes: u64) {
+        self.backlog.swept(messages, bytes);
+    }
+
+    /// A message that was taken out stays after all, in its place: nobody else wants it.
+    pub fn put_back(&mut self, delivery: &Delivery) {
+        let cost = delivery.message.cost();
+        self.backlog.put_back(&[(delivery.serial, cost)]);
+    }
+
+    /// What is on disk only, from this serial on.
+    pub fn backlog_from(&self) -> Option<u64> {
+        (!self.backlog.is_empty()).then(|| self.backlog.from())
+    }
+
+    /// Keeps only the messages in memory that `keep` wants; gives back the others.
     pub fn take_out(&mut self, keep: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
         let mut out = Vec::new();
         for line in [&mut self.fleeting, &mut self.assured] {
-            for (number, delivery) in std::mem::take(line) {
-                if keep(&delivery) {
-                    line.push_back((number, delivery));
+            for waiting in std::mem::take(line) {
+                if keep(&waiting.delivery) {
+                    line.push_back(waiting);
                 } else {
-                    out.push(delivery);
+                    self.bytes -= waiting.delivery.message.cost();
+                    out.push(waiting.delivery);
                 }
             }
         }
         for (_, aside) in &mut self.aside {
-            if let Aside::Retained(deliveries) = aside {
-                let before = deliveries.len();
-                let kept: Vec<_> = std::mem::take(deliveries).filter(&keep).collect();
-                self.bytes -= (before - kept.len()) * POINTER;
+            if let Aside::Retained(_, deliveries) = aside {
+                let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(deliveries).partition(&keep);
+                self.bytes -= gone.len() * POINTER;
                 *deliveries = kept.into_iter();
+                // Those at QoS 0 are the retained set's: nothing is lost with them here.
+                out.extend(gone.into_iter().filter(|delivery| delivery.serial > 0));
             }
-        }
-        for delivery in &out {
-            self.forget(delivery);
         }
         out
     }
 
     /// Brings the gauges up to date: once for a whole round of changes.
     pub fn report(&mut self, metrics: &Metrics) {
-        let now = (self.len(), self.bytes);
+        let backlog = &self.backlog;
+        let now = [
+            self.len(),
+            self.bytes,
+            backlog.messages() as usize,
+            backlog.bytes() as usize,
+        ];
         let was = std::mem::replace(&mut self.reported, now);
-        metrics.messages_queued.shift(was.0, now.0);
-        metrics.bytes_queued.shift(was.1, now.1);
+        let gauges = [
+            &metrics.messages_queued,
+            &metrics.bytes_queued,
+            &metrics.messages_stored,
+            &metrics.bytes_stored,
+        ];
+        for (gauge, (was, now)) in gauges.into_iter().zip(was.into_iter().zip(now)) {
+            gauge.shift(was, now);
+        }
     }
 
-    /// Messages that wait.
+    /// Messages that wait in memory.
     pub fn len(&self) -> usize {
         self.fleeting.len() + self.assured.len()
     }
 
+    /// Whether nothing is in memory.
     pub fn is_empty(&self) -> bool {
         self.len() == 0 && self.aside.is_empty()
     }
 
+    /// Bytes that wait, in memory and on disk.
     pub fn bytes(&self) -> usize {
+        self.bytes + self.backlog.bytes() as usize
+    }
+
+    /// Bytes that wait in memory.
+    pub fn bytes_in_memory(&self) -> usize {
         self.bytes
     }
 
     /// Empties it, at the end of its session.
     pub fn clear(&mut self) {
-        self.take_out(|_| false);
-        self.aside.clear();
-        self.bytes = 0;
+        self.disconnect();
+        let handed_over = self.backlog.handed_over();
+        self.backlog = Backlog::default();
+        self.backlog.hand_over(handed_over);
+    }
+
+    fn assured_len(&self) -> usize {
+        self.assured.len() + self.backlog.messages() as usize
+    }
+
+    fn next(&self, window: bool) -> Next {
+        let fleeting = front(&self.fleeting);
+        let assured = match self.assured.front() {
+            Some(waiting) if window && waiting.turn <= self.stored => waiting.number,
+            _ => NONE,
+        };
+        let oldest = fleeting.min(assured);
+        match self.aside.front() {
+            // What stands aside holds back everything younger, and is held back by nothing older that may not leave.
+            Some((number, aside)) if oldest >= *number => {
+                let ready = match aside {
+                    Aside::Answer(turn, _) => *turn <= self.stored,
+                    Aside::Retained(turn, deliveries) => {
+                        deliveries.as_slice().first().is_none_or(|next| {
+                            next.qos == Qos::AtMostOnce || (window && *turn <= self.stored)
+                        })
+                    }
+                };
+                if ready { Next::Aside } else { Next::Nothing }
+            }
+            _ if oldest == NONE => Next::Nothing,
+            _ if oldest == fleeting => Next::Fleeting,
+            _ => Next::Assured,
+        }
     }
 
     /// `None`: nothing may leave. `Some(None)`: a retained set is through, look again.
     fn pop_aside(&mut self, window: bool) -> Option<Option<Entry>> {
         let (number, aside) = self.aside.pop_front()?;
         match aside {
-            Aside::SubAck { packet_id, reasons } => {
-                Some(Some(Entry::SubAck { packet_id, reasons }))
-            }
-            Aside::UnsubAck { packet_id, reasons } => {
-                Some(Some(Entry::UnsubAck { packet_id, reasons }))
-            }
-            Aside::Retained(mut deliveries) => {
+            Aside::Answer(_, answer) => Some(Some(answer)),
+            Aside::Retained(turn, mut deliveries) => {
                 let Some(next) = deliveries.as_slice().first() else {
                     return Some(None);
                 };
@@ -246,30 +419,36 @@ impl Queue {
                 } else {
                     None
                 };
-                self.aside.push_front((number, Aside::Retained(deliveries)));
+                self.aside
+                    .push_front((number, Aside::Retained(turn, deliveries)));
                 taken.map(|delivery| Some(Entry::Message(delivery)))
             }
         }
     }
 
     fn drop_oldest_fleeting(&mut self, metrics: &Metrics) -> bool {
-        let Some((_, delivery)) = self.fleeting.pop_front() else {
+        let Some(waiting) = self.fleeting.pop_front() else {
             return false;
         };
-        self.forget(&delivery);
+        self.bytes -= waiting.delivery.message.cost();
         metrics.messages_dropped.add(1);
         true
     }
 
-    fn drop_oldest_assured(&mut self, metrics: &Metrics) {
-        if let Some((_, delivery)) = self.assured.pop_front() {
-            self.forget(&delivery);
-            metrics.messages_dropped.add(1);
+    fn drop_oldest_assured(&mut self, stored: bool, ledger: &mut Ledger, metrics: &Metrics) {
+        let serial = match self.assured.pop_front() {
+            Some(waiting) => {
+                self.bytes -= waiting.delivery.message.cost();
+                Some(waiting.delivery.serial)
+            }
+            None => self.backlog.drop_oldest(ledger),
+        };
+        let Some(serial) = serial else { return };
+        if stored {
+            ledger.finish(serial);
         }
-    }
-
-    fn forget(&mut self, delivery: &Delivery) {
-        self.bytes -= delivery.message.cost();
+        self.overflowing = true;
+        metrics.messages_dropped.add(1);
     }
 
     fn number(&mut self) -> u64 {
@@ -286,136 +465,18 @@ const POINTER: usize = size_of::<Delivery>();
 const SPARE: usize = 128;
 /// The number of an entry that is not there.
 const NONE: u64 = u64::MAX;
+/// Bytes in memory from which on what is on disk anyway waits only there.
+const IN_MEMORY: usize = 256 * 1024;
+/// Bytes in memory below which more is read from disk.
+const LOW_WATER: usize = 16 * 1024;
 
-fn front<T>(line: &VecDeque<(u64, T)>) -> u64 {
-    line.front().map_or(NONE, |(number, _)| *number)
+fn front(line: &VecDeque<Waiting>) -> u64 {
+    line.front().map_or(NONE, |waiting| waiting.number)
 }
 
 /// A line that was long and is empty gives its memory back.
 fn relieve<T>(line: &mut VecDeque<T>) {
     if line.is_empty() && line.capacity() > SPARE {
         line.shrink_to(0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use super::*;
-    use crate::routing::envelope::{Outgoing, message};
-
-    const LIMITS: QueueLimits = QueueLimits {
-        messages: 3,
-        bytes: 10_000,
-    };
-
-    fn delivery(topic: &str, qos: Qos, size: usize) -> Delivery {
-        let payload = vec![0; size];
-        let outgoing = Outgoing {
-            topic,
-            payload: &payload,
-            properties: b"",
-            qos,
-            retain: false,
-            expiry: None,
-            packet_id: None,
-        };
-        Delivery {
-            message: message(outgoing, Instant::now()).unwrap(),
-            qos,
-            retain: false,
-            extra: None,
-        }
-    }
-
-    fn topics(queue: &mut Queue, window: bool) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop(window))
-            .map(|entry| match entry {
-                Entry::Message(delivery) => delivery.message.topic().to_owned(),
-                Entry::SubAck { .. } => "SUBACK".to_owned(),
-                Entry::UnsubAck { .. } => "UNSUBACK".to_owned(),
-            })
-            .collect()
-    }
-
-    // D8
-    #[test]
-    fn a_full_queue_drops_its_oldest_message_and_counts_it() {
-        let (mut queue, metrics) = (Queue::default(), Metrics::default());
-        for topic in ["1", "2", "3", "4"] {
-            queue.push(delivery(topic, Qos::AtLeastOnce, 1), LIMITS, &metrics);
-        }
-        queue.report(&metrics);
-        assert_eq!(metrics.messages_queued.get(), 3);
-        assert_eq!(topics(&mut queue, true), ["2", "3", "4"]);
-        queue.report(&metrics);
-        assert_eq!(metrics.messages_dropped.get(), 1);
-        assert_eq!(
-            (
-                queue.bytes(),
-                metrics.bytes_queued.get(),
-                metrics.messages_queued.get()
-            ),
-            (0, 0, 0)
-        );
-    }
-
-    #[test]
-    fn qos_0_is_dropped_before_anything_else() {
-        let (mut queue, metrics) = (Queue::default(), Metrics::default());
-        queue.push(delivery("q1", Qos::AtLeastOnce, 3_000), LIMITS, &metrics);
-        queue.push(delivery("q0", Qos::AtMostOnce, 5_000), LIMITS, &metrics);
-        queue.push(
-            delivery("more q0", Qos::AtMostOnce, 5_000),
-            LIMITS,
-            &metrics,
-        );
-        queue.push(
-            delivery("more q1", Qos::AtLeastOnce, 5_000),
-            LIMITS,
-            &metrics,
-        );
-        assert_eq!(topics(&mut queue, true), ["q1", "more q1"]);
-        assert_eq!(metrics.messages_dropped.get(), 2);
-    }
-
-    // B7
-    #[test]
-    fn suback_then_retained_then_newer_messages_even_with_a_closed_window() {
-        let (mut queue, metrics) = (Queue::default(), Metrics::default());
-        queue.push(delivery("older", Qos::AtLeastOnce, 1), LIMITS, &metrics);
-        let retained = vec![
-            delivery("kept 0", Qos::AtMostOnce, 1),
-            delivery("kept 1", Qos::AtLeastOnce, 1),
-        ];
-        queue.suback(PacketId::MIN, vec![ReasonCode::Success], retained);
-        queue.push(delivery("newer", Qos::AtMostOnce, 1), LIMITS, &metrics);
-        assert_eq!(topics(&mut queue, false), ["SUBACK", "kept 0"]);
-        assert_eq!(topics(&mut queue, true), ["older", "kept 1", "newer"]);
-        assert!(queue.is_empty());
-    }
-
-    #[test]
-    fn a_closed_window_holds_back_qos_1_only() {
-        let (mut queue, metrics) = (Queue::default(), Metrics::default());
-        queue.push(delivery("q1", Qos::AtLeastOnce, 1), LIMITS, &metrics);
-        queue.push(delivery("q0", Qos::AtMostOnce, 1), LIMITS, &metrics);
-        assert_eq!(topics(&mut queue, false), ["q0"]);
-        assert_eq!(topics(&mut queue, true), ["q1"]);
-    }
-
-    #[test]
-    fn a_departed_client_leaves_qos_1_and_2_waiting() {
-        let (mut queue, metrics) = (Queue::default(), Metrics::default());
-        queue.push(delivery("q0", Qos::AtMostOnce, 1), LIMITS, &metrics);
-        queue.push(delivery("q2", Qos::ExactlyOnce, 1), LIMITS, &metrics);
-        queue.suback(
-            PacketId::MIN,
-            vec![],
-            vec![delivery("kept", Qos::AtLeastOnce, 1)],
-        );
-        queue.disconnect(LIMITS, &metrics);
-        assert_eq!(topics(&mut queue, true), ["q2", "kept"]);
     }
 }

@@ -17,7 +17,7 @@ use super::{
     agenda::{Agenda, Due},
     connection::{Connection, Ending, Remains},
     mailbox::Notice,
-    session::{Rest, Session},
+    session::{Carry, Rest, Session},
     settings::Settings,
     will::Will,
 };
@@ -32,16 +32,18 @@ use crate::{
         endpoint::{Endpoint, SessionId},
         envelope::Envelope,
     },
+    store::writer::Store,
 };
 
 pub struct Registry {
     sessions: Mutex<Sessions>,
     bus: Arc<Bus>,
+    store: Arc<Store>,
     policy: Arc<PolicyHandle>,
     settings: ArcSwap<Settings>,
     pub(super) agenda: Agenda,
     metrics: Arc<Metrics>,
-    next: AtomicU64,
+    pub(super) next: AtomicU64,
     /// No session is given any more.
     closing: AtomicBool,
 }
@@ -49,6 +51,7 @@ pub struct Registry {
 #[derive(Default)]
 struct Sessions {
     by_client: HashMap<ByteString, Arc<Session>>,
+    by_id: HashMap<SessionId, Arc<Session>>,
     /// Sessions of each principal (S5).
     by_owner: HashMap<Owner, usize>,
 }
@@ -78,10 +81,14 @@ pub enum Refused {
     Busy,
     /// The gateway is shutting down.
     Closing,
+    /// The session could not be brought to disk (D7).
+    Store,
 }
 
 /// How long the connection that has a session may take to leave it.
 const TAKEOVER: Duration = Duration::from_secs(10);
+/// When something that fell due is looked at again, as the session is in the hands of a connection.
+const AGAIN: Duration = Duration::from_secs(1);
 
 impl Refused {
     pub fn reason(self) -> ReasonCode {
@@ -91,6 +98,7 @@ impl Refused {
             Refused::TooMany => ReasonCode::QuotaExceeded,
             Refused::Busy => ReasonCode::ServerBusy,
             Refused::Closing => ReasonCode::ServerShuttingDown,
+            Refused::Store => ReasonCode::ServerUnavailable,
         }
     }
 
@@ -101,6 +109,7 @@ impl Refused {
             Refused::TooMany => "this user has as many sessions as it may have",
             Refused::Busy => "the session is still in use, try again",
             Refused::Closing => "the gateway is shutting down",
+            Refused::Store => "the gateway cannot write to its disk, try again",
         }
     }
 }
@@ -108,6 +117,7 @@ impl Refused {
 impl Registry {
     pub fn new(
         bus: Arc<Bus>,
+        store: Arc<Store>,
         policy: Arc<PolicyHandle>,
         settings: Settings,
         metrics: Arc<Metrics>,
@@ -115,6 +125,7 @@ impl Registry {
         Arc::new(Registry {
             sessions: Mutex::default(),
             bus,
+            store,
             policy,
             settings: ArcSwap::from_pointee(settings),
             agenda: Agenda::default(),
@@ -133,6 +144,43 @@ impl Registry {
         self.settings.store(Arc::new(settings));
     }
 
+    pub(super) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub(super) fn by_id(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.sessions.lock().by_id.get(&id).cloned()
+    }
+
+    /// A session that was on disk, at rest. `None`: another one has its client identifier.
+    pub(super) fn admit_restored(
+        &self,
+        id: SessionId,
+        client_id: &ByteString,
+        principal: Principal,
+    ) -> Option<Arc<Session>> {
+        let mut sessions = self.sessions.lock();
+        if sessions.by_client.contains_key(client_id) {
+            return None;
+        }
+        let session = Arc::new(Session::new(
+            id,
+            client_id.clone(),
+            principal,
+            self.bus.link_of(client_id),
+            &self.policy.load(),
+            self.store.clone(),
+            self.metrics.clone(),
+        ));
+        sessions.insert(&session);
+        self.metrics.sessions.set(sessions.by_client.len() as u64);
+        Some(session)
+    }
+
+    pub(super) fn forget_restored(&self, session: &Session) {
+        self.sessions.lock().remove(session);
+    }
+
     pub fn bus(&self) -> &Arc<Bus> {
         &self.bus
     }
@@ -149,44 +197,64 @@ impl Registry {
         principal: Principal,
     ) -> Result<Claimed, Refused> {
         let settings = self.settings();
+        let lasting = settings.session_expiry(connect.session_expiry) > 0 || connect.will.is_some();
+        if lasting && self.store.is_failing() {
+            return Err(Refused::Store);
+        }
         loop {
             if self.closing.load(Relaxed) {
                 return Err(Refused::Closing);
             }
             let session = match self.find_or_open(&connect.client_id, &principal, &settings)? {
                 Found::Opened(session) => {
-                    return Ok(self.attach(session, connect, principal, settings, None));
+                    let claimed = self.attach(session, connect, principal, settings, None);
+                    return self.saved(claimed).await;
                 }
                 Found::Existing(session) => session,
             };
-            let resting = {
+            let free = {
                 let mut rest = session.rest();
                 if rest.ended {
                     continue;
                 }
                 let free = !std::mem::replace(&mut rest.attached, true);
-                free.then(|| {
+                if free {
                     // While nobody can leave a notice for this connection yet.
                     session.clear_notice();
-                    (rest.carry.take(), rest.will.take())
-                })
+                }
+                free
             };
-            let Some((carry, will)) = resting else {
+            if !free {
                 let left = tokio::time::timeout(TAKEOVER, session.take_over()).await;
                 left.map_err(|_| Refused::Busy)?;
                 continue;
-            };
-            self.agenda.forget(session.id());
-            if connect.clean_start {
+            }
+            // What was to end with its connection, and is there for a will or because of a crash, is no session any more.
+            if connect.clean_start || !session.is_persistent() {
+                self.agenda.forget(session.id());
+                let will = session.rest().interrupt();
                 // The session ends here, and with it the delay of its will (MQTT-3.1.2-8).
                 self.end(&session, will).await;
                 continue;
             }
-            let carry = Some(carry.unwrap_or_default());
+            let Ok(window) = tokio::time::timeout(TAKEOVER, session.window()).await else {
+                // Nothing was taken from it.
+                self.put_to_rest(&session, |_| {}).await;
+                return Err(Refused::Store);
+            };
+            self.agenda.forget(session.id());
+            let (received, present) = {
+                let mut rest = session.rest();
+                rest.interrupt();
+                let present = !rest.identity.from_backup;
+                (std::mem::take(&mut rest.received), present)
+            };
+            let carry = Some(Carry { window, received });
             let before = session.principal();
             let other_roles = before.roles != principal.roles || before.device != principal.device;
             let login = other_roles.then(|| principal.clone());
-            let claimed = self.attach(session.clone(), connect, principal, settings, carry);
+            let mut claimed = self.attach(session.clone(), connect, principal, settings, carry);
+            claimed.session_present &= present;
             // P3: what it subscribed to is checked by what its login entitles it to now.
             self.recheck(&session, login).await;
             if other_roles {
@@ -195,8 +263,21 @@ impl Registry {
             if let Some(filter) = session.take_lost() {
                 session.notify(Notice::SubscriptionLost(filter));
             }
+            return self.saved(claimed).await;
+        }
+    }
+
+    /// D1: a client hears of its session when the disk has it.
+    async fn saved(self: &Arc<Self>, claimed: Claimed) -> Result<Claimed, Refused> {
+        if claimed.connection.session().saved().await {
             return Ok(claimed);
         }
+        let ending = Ending {
+            farewell: None,
+            keeps_will: false,
+        };
+        self.release(claimed.connection.finish(&ending)).await;
+        Err(Refused::Store)
     }
 
     /// What a principal may do under this client identifier, before it has a session.
@@ -209,6 +290,7 @@ impl Registry {
         let Remains {
             session,
             mut carry,
+            finished,
             will,
             expiry,
         } = remains;
@@ -219,38 +301,37 @@ impl Registry {
             (will, expiry)
         };
         self.metrics.clients_connected.sub(1);
-        let shared = session.disconnect(&mut carry, expiry > 0);
+        let shared = session.disconnect(&mut carry, &finished, expiry > 0);
         let mut envelope = Envelope::default();
         if !shared.is_empty() {
             envelope.control(Control::Redistribute(shared));
+        }
+        // D10: after a drain a client counts as lost, and its will waits for it to come back to the next start.
+        if will.is_some() && session.is_known() && self.closing.load(Relaxed) {
+            self.send(&session, envelope).await;
+            session.save_later();
+            return;
         }
         // A will is delayed as long as its session lives, at most (MQTT-3.1.2-8).
         let delay = will
             .as_ref()
             .map_or(Duration::ZERO, Will::delay)
             .min(Duration::from_secs(expiry.into()));
-        let (now, later) = if delay.is_zero() {
-            (will, None)
-        } else {
-            (None, will)
-        };
-        if let Some(will) = now {
-            will.publish(&session, &mut envelope);
-        }
-        self.send(&session, envelope).await;
         if expiry == 0 {
-            return self.end(&session, None).await;
+            self.send(&session, envelope).await;
+            return self.end(&session, will).await;
         }
-        if later.is_some() {
+        session.leave(will.clone(), delay, expiry);
+        if let Some(will) = will.filter(|_| delay.is_zero()) {
+            will.publish(&session, &mut envelope);
+        } else if !delay.is_zero() {
             self.agenda.add(&session, Due::Will, delay);
         }
+        self.send(&session, envelope).await;
         let expiry = Duration::from_secs(expiry.into());
         self.agenda.add(&session, Due::Expiry, expiry);
-        self.put_to_rest(&session, |rest| {
-            rest.carry = Some(carry);
-            rest.will = later;
-        })
-        .await;
+        self.put_to_rest(&session, |rest| rest.received = carry.received)
+            .await;
     }
 
     /// Lets others claim a session that the caller has attached, or ends it if its principal was revoked meanwhile.
@@ -276,7 +357,12 @@ impl Registry {
     pub(super) async fn due(self: &Arc<Self>, session: Arc<Session>, due: Due) {
         let will = {
             let mut rest = session.rest();
-            if rest.attached || rest.ended {
+            if rest.ended {
+                return;
+            }
+            if rest.attached {
+                // Its client is coming or going, and may do so in vain.
+                self.agenda.add(&session, due, AGAIN);
                 return;
             }
             // Nobody claims the session while its will is on its way to the bus (D10).
@@ -313,8 +399,10 @@ impl Registry {
         if self.metrics.memory_held() <= self.settings.load().memory_budget {
             return;
         }
+        // What waits for clients that are away is on disk: connected ones hold all the memory there is to give.
         let held = |session: &Arc<Session>| session.queued_bytes() + session.window_bytes();
-        let Some(session) = self.all().into_iter().max_by_key(held) else {
+        let connected = self.all().into_iter().filter(|session| session.is_online());
+        let Some(session) = connected.max_by_key(held) else {
             return;
         };
         let client = session.client_id();
@@ -323,11 +411,7 @@ impl Registry {
             bytes = held(&session),
             "over limits.memory_budget: the largest holder gives way"
         );
-        if session.is_online() {
-            session.notify(Notice::OutOfMemory);
-        } else {
-            session.drop_queue();
-        }
+        session.notify(Notice::OutOfMemory);
     }
 
     pub fn len(&self) -> usize {
@@ -367,6 +451,7 @@ impl Registry {
         if let Some(will) = will {
             will.publish(session, &mut envelope);
         }
+        self.move_shared(session).await;
         let (subscriptions, shared) = session.end();
         envelope.control(Control::End {
             subscriptions,
@@ -381,6 +466,28 @@ impl Registry {
         }
         session.rest().ended = true;
         session.left.notify_waiters();
+    }
+
+    /// What waits on disk for shared groups of a session that ends goes to other members, page by page (S4).
+    async fn move_shared(&self, session: &Arc<Session>) {
+        let Some((mut from, to)) = session.shared_on_disk() else {
+            return;
+        };
+        session.retire();
+        loop {
+            let (shared, next) = session.depart(from, to).await;
+            if !shared.is_empty() {
+                let mut envelope = Envelope::default();
+                envelope.control(Control::Redistribute(shared));
+                self.send(session, envelope).await;
+            }
+            let Some(next) = next else { return };
+            from = next;
+            // B2: no more than the disk can follow.
+            while self.store.is_full(None) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
     }
 
     fn find_or_open(
@@ -418,15 +525,15 @@ impl Registry {
         let link = self.bus.link_of(&client_id);
         let session = Arc::new(Session::new(
             id,
-            client_id.clone(),
+            client_id,
             principal.clone(),
             link,
             &self.policy.load(),
+            self.store.clone(),
             self.metrics.clone(),
         ));
         session.rest().attached = true;
-        sessions.by_client.insert(client_id, session.clone());
-        *sessions.by_owner.entry(owner).or_default() += 1;
+        sessions.insert(&session);
         self.metrics.sessions.set(sessions.by_client.len() as u64);
         Ok(Found::Opened(session))
     }
@@ -437,11 +544,13 @@ impl Registry {
         connect: &Connect,
         principal: Principal,
         settings: Arc<Settings>,
-        carry: Option<super::session::Carry>,
+        carry: Option<Carry>,
     ) -> Claimed {
         let session_expiry = settings.session_expiry(connect.session_expiry);
         let session_present = carry.is_some();
-        let epoch = session.connect(principal, &self.policy, settings.queue, session_expiry > 0);
+        let will = connect.will.clone().map(Will::new);
+        let lasting = (session_expiry, will);
+        let epoch = session.connect(principal, &self.policy, settings.queue, lasting);
         self.metrics.clients_connected.add(1);
         let connected = self.metrics.clients_connected.get();
         if connected > self.metrics.clients_maximum.get() {
@@ -470,7 +579,16 @@ enum Found {
 }
 
 impl Sessions {
+    fn insert(&mut self, session: &Arc<Session>) {
+        let owner = owner(&session.principal());
+        self.by_client
+            .insert(session.client_id().clone(), session.clone());
+        self.by_id.insert(session.id(), session.clone());
+        *self.by_owner.entry(owner).or_default() += 1;
+    }
+
     fn remove(&mut self, session: &Session) {
+        self.by_id.remove(&session.id());
         // Only this very session: the identifier may have been opened anew.
         let same = self
             .by_client

@@ -18,50 +18,59 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
+    disk::Urgency,
     incoming::Received,
     mailbox::{Mail, Mailbox, Notice, Open},
     outgoing::Window,
     queue::{Entry, QueueLimits},
+    record::Identity,
     will::Will,
 };
 use crate::{
     acl::{Permissions, Policy, PolicyHandle, Subject},
     auth::Principal,
     metrics::Metrics,
-    mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter},
+    mqtt::{Qos, ReasonCode, SubscriptionFilter},
     routing::{
         control::Subscription,
-        endpoint::{Completion, Delivery, Endpoint, Grant, SessionId, ShareKey},
-        message::Message,
+        endpoint::{Delivery, Endpoint, SessionId},
     },
+    store::writer::{Failure, Store},
 };
 
 pub struct Session {
-    id: SessionId,
-    client_id: ByteString,
+    pub(super) id: SessionId,
+    pub(super) client_id: ByteString,
     /// Its principal owns it (S5); roles are those of the last login (P3).
-    principal: ArcSwap<Principal>,
-    permissions: ArcSwap<Permissions>,
+    pub(super) principal: ArcSwap<Principal>,
+    pub(super) permissions: ArcSwap<Permissions>,
     /// Changes of policy or roles that were applied.
-    changes: AtomicU32,
+    pub(super) changes: AtomicU32,
     /// The ingress link of the bus that all its connections use (B1).
-    link: u8,
+    pub(super) link: u8,
     /// The number of its current network connection, from 1.
-    epoch: AtomicU32,
-    online: AtomicBool,
-    persistent: AtomicBool,
-    revoked: AtomicBool,
+    pub(super) epoch: AtomicU32,
+    pub(super) online: AtomicBool,
+    pub(super) persistent: AtomicBool,
+    /// Its subscriptions and what waits for it are kept on disk: it was persistent once, and until it ends.
+    pub(super) stored: AtomicBool,
+    /// The disk knows it.
+    pub(super) known: AtomicBool,
+    /// It has ended: nothing is written of it any more.
+    pub(super) over: AtomicBool,
+    pub(super) revoked: AtomicBool,
     /// Bytes of its envelopes that have not passed the dispatcher.
-    outstanding: AtomicUsize,
+    pub(super) outstanding: AtomicUsize,
     /// Bytes of messages in flight to its client, as the budget knows them.
-    window_bytes: AtomicUsize,
-    mailbox: Mutex<Mailbox>,
+    pub(super) window_bytes: AtomicUsize,
+    pub(super) mailbox: Mutex<Mailbox>,
     /// By the filter's text, as the client sent it.
-    subscriptions: Mutex<HashMap<ByteString, Subscription>>,
-    rest: Mutex<Rest>,
+    pub(super) subscriptions: Mutex<HashMap<ByteString, Subscription>>,
+    pub(super) rest: Mutex<Rest>,
     /// Rings when its connection has left.
     pub(super) left: Notify,
-    metrics: Arc<Metrics>,
+    pub(super) store: Arc<Store>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// What a policy change took from a session.
@@ -79,6 +88,15 @@ pub struct Carry {
     pub received: Received,
 }
 
+/// What a connection is to be given, up to some bytes.
+pub struct Wanted<'a> {
+    /// Messages at QoS 1 and 2 that may be sent now.
+    pub window: usize,
+    pub bytes: usize,
+    /// Serials of messages that are finished since the last time; left empty.
+    pub finished: &'a mut Vec<u64>,
+}
+
 /// The session between connections.
 #[derive(Default)]
 pub(super) struct Rest {
@@ -86,9 +104,20 @@ pub(super) struct Rest {
     pub attached: bool,
     /// The session is over: whoever holds it must look again.
     pub ended: bool,
-    pub carry: Option<Carry>,
+    pub received: Received,
     /// A will whose delay runs.
     pub will: Option<Will>,
+    pub identity: Identity,
+    /// Its client was connected when the gateway ended, and its will waits for it to come back (D10).
+    pub was_lost: bool,
+}
+
+impl Rest {
+    /// Its client is back: the delay of its will ends (MQTT-3.1.2-8), and one that waited for it is not sent (D10).
+    pub fn interrupt(&mut self) -> Option<Will> {
+        let lost = std::mem::take(&mut self.was_lost);
+        self.will.take().filter(|_| !lost)
+    }
 }
 
 impl Session {
@@ -98,6 +127,7 @@ impl Session {
         principal: Principal,
         link: u8,
         policy: &Policy,
+        store: Arc<Store>,
         metrics: Arc<Metrics>,
     ) -> Session {
         let permissions = permissions(policy, &principal, &client_id);
@@ -111,6 +141,9 @@ impl Session {
             epoch: AtomicU32::new(0),
             online: AtomicBool::new(false),
             persistent: AtomicBool::new(false),
+            stored: AtomicBool::new(false),
+            known: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
             outstanding: AtomicUsize::new(0),
             window_bytes: AtomicUsize::new(0),
@@ -118,6 +151,7 @@ impl Session {
             subscriptions: Mutex::default(),
             rest: Mutex::default(),
             left: Notify::new(),
+            store,
             metrics,
         }
     }
@@ -157,9 +191,19 @@ impl Session {
         self.outstanding.fetch_add(bytes, Relaxed);
     }
 
-    /// Bytes that wait for its client.
+    /// Bytes that wait for its client in memory.
     pub fn queued_bytes(&self) -> usize {
-        self.open().queue.bytes()
+        self.open().queue.bytes_in_memory()
+    }
+
+    /// Why the disk has refused for so long that QoS 1 and 2 are refused, if it has (D7).
+    pub fn store_failure(&self) -> Option<Failure> {
+        self.store.failure()
+    }
+
+    /// Whether as much waits for the disk as may; if so `waker` is woken when that changes (B2).
+    pub fn is_store_full(&self, waker: &Waker) -> bool {
+        self.store.is_full(Some(waker))
     }
 
     /// Ends its connection, if there is one or one is on its way. The first notice counts.
@@ -202,30 +246,57 @@ impl Session {
         self.open().notice.take()
     }
 
-    /// Takes entries for which the window has room, up to some bytes, and registers `waker` if nothing more may leave.
-    /// `window`: messages at QoS 1 and 2 that may be sent now.
-    pub fn collect(&self, mail: &mut Mail, mut window: usize, bytes: usize, waker: &Waker) {
+    /// Takes entries for which the window has room, and registers `waker` if nothing more may leave.
+    pub fn collect(self: &Arc<Self>, mail: &mut Mail, wanted: Wanted<'_>, waker: &Waker) {
         let mut taken = 0;
-        let mut mailbox = self.open();
-        mail.completions.append(&mut mailbox.completions);
-        mail.notice = mailbox.notice.take();
-        while taken < bytes {
-            let Some(entry) = mailbox.queue.pop(window > 0) else {
+        let mut window = wanted.window;
+        let mut opened = self.open();
+        let Mailbox {
+            queue,
+            ledger,
+            completions,
+            notice,
+            waker: known,
+            ..
+        } = &mut *opened;
+        let stored = self.is_stored();
+        let finished = !wanted.finished.is_empty() && stored;
+        for serial in wanted.finished.drain(..).filter(|_| stored) {
+            ledger.finish(serial);
+        }
+        mail.completions.append(completions);
+        mail.notice = notice.take();
+        while taken < wanted.bytes {
+            let Some(entry) = queue.pop(window > 0) else {
                 break;
             };
             if let Entry::Message(delivery) = &entry {
                 taken += delivery.message.cost();
-                window -= usize::from(delivery.qos != Qos::AtMostOnce);
+                if delivery.qos != Qos::AtMostOnce {
+                    window -= 1;
+                    // Where its packet identifier must outlive a crash, the disk must know first that it may be in use.
+                    let behind = stored && ledger.send(delivery.serial);
+                    if behind && delivery.qos == Qos::ExactlyOnce {
+                        mail.behind = Some(ledger.changed());
+                    }
+                }
             }
             mail.entries.push(entry);
         }
-        mail.more = taken >= bytes && mailbox.queue.is_ready(window > 0);
-        if !mailbox
-            .waker
-            .as_ref()
-            .is_some_and(|known| known.will_wake(waker))
-        {
-            mailbox.waker = Some(waker.clone());
+        mail.more = taken >= wanted.bytes && queue.is_ready(window > 0);
+        mail.durable = ledger.durable();
+        let page = (stored && window > 0).then(|| queue.wants_page()).flatten();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+        if mail.behind.is_some() {
+            self.save(&mut opened, Urgency::Now);
+        } else if finished {
+            self.save(&mut opened, Urgency::Later);
+        }
+        drop(opened);
+        if let Some(serials) = page {
+            self.ask_for_page(serials);
         }
     }
 
@@ -235,7 +306,7 @@ impl Session {
         principal: Principal,
         policy: &PolicyHandle,
         limits: QueueLimits,
-        persistent: bool,
+        (expiry, will): (u32, Option<Will>),
     ) -> u32 {
         self.principal.store(Arc::new(principal));
         // Once more if the policy changed meanwhile: the change may have passed this session before the login's
@@ -248,25 +319,64 @@ impl Session {
                 break;
             }
         }
-        self.persistent.store(persistent, Relaxed);
+        self.persistent.store(expiry > 0, Relaxed);
+        self.stored.fetch_or(expiry > 0, Relaxed);
+        self.known.fetch_or(expiry > 0 || will.is_some(), Relaxed);
+        {
+            let mut rest = self.rest.lock();
+            rest.was_lost = false;
+            rest.will = None;
+            rest.identity = Identity {
+                expiry,
+                connected: true,
+                since: self.store.now(),
+                will,
+                will_due: None,
+                from_backup: false,
+                changed: true,
+            };
+        }
         let mut mailbox = self.open();
         mailbox.limits = limits;
         self.online.store(true, Relaxed);
         self.epoch.fetch_add(1, Relaxed) + 1
     }
 
-    /// The connection is gone; gives what shared groups must decide anew.
-    pub(super) fn disconnect(&self, carry: &mut Carry, persistent: bool) -> Vec<Delivery> {
+    /// The connection is gone; gives what shared groups must decide anew. Of the rest the disk has, or will have, a copy.
+    pub(super) fn disconnect(
+        self: &Arc<Self>,
+        carry: &mut Carry,
+        finished: &[u64],
+        persistent: bool,
+    ) -> Vec<Delivery> {
         self.persistent.store(persistent, Relaxed);
         let mut mailbox = self.open();
         self.online.store(false, Relaxed);
         mailbox.waker = None;
         mailbox.notice = None;
-        let Mailbox { queue, limits, .. } = &mut *mailbox;
-        queue.disconnect(*limits, &self.metrics);
+        let Mailbox { queue, ledger, .. } = &mut *mailbox;
         let mut shared = carry.window.take_shared();
         shared.extend(queue.take_out(|delivery| delivery.share().is_none()));
+        queue.disconnect();
+        if self.is_stored() {
+            finished.iter().for_each(|serial| ledger.finish(*serial));
+            ledger.depart(&shared);
+            if let Some(first) = queue.backlog_from() {
+                ledger.unsend(first);
+            }
+        }
         shared
+    }
+
+    pub(super) fn set_limits(&self, limits: QueueLimits) {
+        self.open().limits = limits;
+    }
+
+    /// The session is about to end: nobody is connected, and it takes nothing more.
+    pub(super) fn retire(&self) {
+        let _mailbox = self.open();
+        self.online.store(false, Relaxed);
+        self.persistent.store(false, Relaxed);
     }
 
     /// The session is over: gives its subscriptions and what shared groups must decide anew.
@@ -275,6 +385,7 @@ impl Session {
         // What the dispatcher still has for it until the end passes there is not taken in any more.
         self.online.store(false, Relaxed);
         self.persistent.store(false, Relaxed);
+        self.over.store(true, Relaxed);
         let shared = mailbox
             .queue
             .take_out(|delivery| delivery.share().is_none());
@@ -330,11 +441,16 @@ impl Session {
 
     /// Applies a policy to the session, connected or not (P4). What waits for the client and is no longer allowed goes;
     /// what waits for a shared group goes to another member.
-    pub(super) fn apply(&self, policy: &Policy, principal: Option<Principal>) -> Lost {
+    pub(super) fn apply(self: &Arc<Self>, policy: &Policy, principal: Option<Principal>) -> Lost {
         let mut changed = self.permissions.load().generation() != policy.generation();
         if let Some(principal) = principal {
             self.principal.store(Arc::new(principal));
             changed = true;
+            // P3: while it is offline it queues by these, after a start too.
+            self.rest.lock().identity.changed = true;
+            self.change(Urgency::Later, |mailbox| {
+                mailbox.ledger.touch();
+            });
         }
         let permissions = Arc::new(permissions(policy, &self.principal.load(), &self.client_id));
         self.permissions.store(permissions.clone());
@@ -357,6 +473,12 @@ impl Session {
                 .into_iter()
                 .partition(|delivery| delivery.share().is_some());
             self.metrics.messages_dropped.add(dropped.len() as u64);
+            if self.is_stored() {
+                let assured = dropped.iter().filter(|delivery| delivery.serial > 0);
+                assured.for_each(|delivery| mailbox.ledger.finish(delivery.serial));
+                self.save(&mut mailbox, Urgency::Later);
+            }
+            mailbox.ledger.depart(&shared);
             lost.shared = shared;
         }
         if !self.is_online() && mailbox.lost.is_none() {
@@ -382,13 +504,6 @@ impl Session {
         self.metrics.bytes_buffered.shift(was, now);
     }
 
-    /// Drops what waits, where memory is needed more (N4).
-    pub(super) fn drop_queue(&self) {
-        let mut mailbox = self.open();
-        let dropped = mailbox.queue.take_out(|_| false).len();
-        self.metrics.messages_dropped.add(dropped as u64);
-    }
-
     /// The principal was revoked: its wills are not sent any more (P3), and its session ends with its connection.
     pub(super) fn revoke(&self) {
         self.revoked.store(true, Relaxed);
@@ -398,7 +513,7 @@ impl Session {
         self.revoked.load(Relaxed)
     }
 
-    fn open(&self) -> Open<'_> {
+    pub(super) fn open(&self) -> Open<'_> {
         Open {
             mailbox: self.mailbox.lock(),
             metrics: &self.metrics,
@@ -421,113 +536,5 @@ impl Drop for Session {
         self.set_window_bytes(0);
         let mut mailbox = self.open();
         mailbox.queue.clear();
-    }
-}
-
-impl Endpoint for Session {
-    fn id(&self) -> SessionId {
-        self.id
-    }
-
-    fn is_online(&self) -> bool {
-        self.online.load(Relaxed)
-    }
-
-    fn is_persistent(&self) -> bool {
-        self.persistent.load(Relaxed)
-    }
-
-    fn may_receive(&self, topic: &str) -> bool {
-        let permissions = self.permissions.load();
-        !permissions.has_receive_denies() || permissions.receive(topic).allowed
-    }
-
-    fn deliver(&self, messages: &[Message], grant: &Grant) -> bool {
-        let mut mailbox = self.open();
-        let online = self.is_online();
-        if !online && !self.is_persistent() {
-            return false;
-        }
-        let Mailbox { queue, limits, .. } = &mut *mailbox;
-        for message in messages {
-            let delivery = Delivery::live(message.clone(), grant);
-            // QoS 0 does not wait for a client that is away.
-            if online || delivery.qos != Qos::AtMostOnce {
-                queue.push(delivery, *limits, &self.metrics);
-            }
-        }
-        true
-    }
-
-    fn may_subscribe(&self, filter: &str) -> bool {
-        self.permissions.load().subscribe(filter).allowed
-    }
-
-    fn refused(&self, filter: &SubscriptionFilter) {
-        self.subscriptions.lock().remove(filter.as_str());
-    }
-
-    fn retained_room(&self) -> usize {
-        let mailbox = self.open();
-        mailbox.limits.bytes.saturating_sub(mailbox.queue.bytes())
-    }
-
-    fn give_back(&self, share: &ShareKey) -> Vec<Delivery> {
-        self.open()
-            .queue
-            .take_out(|delivery| delivery.share() != Some(share))
-    }
-
-    fn redeliver(&self, delivery: Delivery) -> Result<(), Delivery> {
-        let mut mailbox = self.open();
-        let waits = self.is_persistent() && delivery.qos != Qos::AtMostOnce;
-        if !self.is_online() && !waits {
-            return Err(delivery);
-        }
-        let limits = mailbox.limits;
-        mailbox.queue.push(delivery, limits, &self.metrics);
-        Ok(())
-    }
-
-    fn subscribed(
-        &self,
-        epoch: u32,
-        packet_id: PacketId,
-        reasons: Vec<ReasonCode>,
-        retained: Vec<Delivery>,
-    ) {
-        let mut mailbox = self.open();
-        if epoch == self.epoch() && self.is_online() {
-            mailbox.queue.suback(packet_id, reasons, retained);
-        }
-    }
-
-    fn unsubscribed(&self, epoch: u32, packet_id: PacketId, reasons: Vec<ReasonCode>) {
-        let mut mailbox = self.open();
-        if epoch == self.epoch() && self.is_online() {
-            mailbox.queue.unsuback(packet_id, reasons);
-        }
-    }
-
-    fn complete(&self, epoch: u32, completions: &[Completion]) {
-        let mut mailbox = self.open();
-        let current = epoch == self.epoch() && self.is_online();
-        // A pending QoS 1 completion dies with its connection; a QoS 2 one tells the next connection that its
-        // message is safe (D3).
-        let wanted = completions
-            .iter()
-            .filter(|completion| current || completion.qos == Qos::ExactlyOnce);
-        mailbox
-            .completions
-            .extend(wanted.map(|completion| (epoch, *completion)));
-    }
-
-    fn settled(&self, bytes: usize) {
-        self.outstanding.fetch_sub(bytes, Relaxed);
-    }
-
-    fn wake(&self) {
-        let waker = self.open().waker.clone();
-        waker.inspect(Waker::wake_by_ref);
     }
 }

@@ -23,6 +23,8 @@ pub struct Settings {
     pub max_outgoing_topic_aliases: u16,
     pub expiry_max: Duration,
     pub max_keep_alive: Duration,
+    /// How long the will of a client waits for it to come back after a start, at least (D10).
+    pub restart_will_grace: Duration,
     /// What a v3 client gets whose PUBLISH is denied (S1).
     pub denied_publish: DeniedPublish,
     pub max_sessions: usize,
@@ -48,6 +50,7 @@ impl Settings {
             max_outgoing_topic_aliases: limits.max_outgoing_topic_aliases,
             expiry_max: config.session.expiry_max,
             max_keep_alive: config.session.max_keep_alive,
+            restart_will_grace: config.session.restart_will_grace,
             denied_publish: config.session.denied_publish,
             max_sessions: limits.max_sessions,
             max_sessions_per_principal: limits.max_sessions_per_principal,

@@ -10,6 +10,9 @@ use std::{
 
 use broker_config::Config;
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 use super::{
     connection::{Connection, Ending},
@@ -26,7 +29,13 @@ use crate::{
         Ack, Connect, Disconnect, Packet, PacketId, PropertyBlock, Publish, Qos, ReasonCode,
         RetainHandling, Subscribe, SubscribeFilter, Unsubscribe, Version, Will,
     },
-    routing::{bus::Bus, dispatcher::Dispatcher, envelope::Envelope, retained::RetainedLimits},
+    routing::{
+        bus::Bus,
+        dispatcher::{self, Dispatcher, StoredLimits},
+        envelope::Envelope,
+        retained::RetainedLimits,
+    },
+    store::{testing, writer::Store},
 };
 
 pub use sent::{Message, Sent};
@@ -41,8 +50,12 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 pub struct World {
     pub registry: Arc<Registry>,
     pub bus: Arc<Bus>,
+    pub store: Arc<Store>,
     pub policy: Arc<PolicyHandle>,
     pub metrics: Arc<Metrics>,
+    /// Where its disk is, as long as anybody may restart it.
+    disk: Arc<TempDir>,
+    engine: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl World {
@@ -57,28 +70,91 @@ impl World {
     }
 
     pub fn retaining(retained: RetainedLimits, change: impl FnOnce(&mut Settings)) -> World {
-        let config = Config::default();
-        let mut settings = Settings::of(&config);
+        let mut settings = Settings::of(&Config::default());
         settings.max_sessions_per_principal = 1000;
         change(&mut settings);
+        let policy = Arc::new(PolicyHandle::new(policy(&ALLOW_ALL)));
+        World::start(
+            Arc::new(tempfile::tempdir().unwrap()),
+            policy,
+            settings,
+            retained,
+        )
+    }
+
+    fn start(
+        disk: Arc<TempDir>,
+        policy: Arc<PolicyHandle>,
+        settings: Settings,
+        retained: RetainedLimits,
+    ) -> World {
+        let config = Config::default();
         let metrics = Arc::new(Metrics::default());
         let (bus, outlet) = Bus::start(config.router(), 2, PERMITS, metrics.clone()).unwrap();
-        let policy = Arc::new(PolicyHandle::new(policy(&ALLOW_ALL)));
-        let registry = Registry::new(bus.clone(), policy.clone(), settings, metrics.clone());
-        let dispatcher = Dispatcher::new(bus.clone(), metrics.clone(), move || retained);
-        tokio::spawn(dispatcher.run(outlet));
+        let (messages, loaded) = testing::open(disk.path());
+        let last_commit = loaded.last_commit;
+        let (store, writer) = Store::new(messages, testing::SETTINGS, last_commit, metrics.clone());
+        let registry = Registry::new(
+            bus.clone(),
+            store.clone(),
+            policy.clone(),
+            settings,
+            metrics.clone(),
+        );
+        let limits = dispatcher::Limits {
+            retained,
+            stored: StoredLimits {
+                messages: 1000,
+                bytes: 1 << 20,
+            },
+        };
+        let mut dispatcher =
+            Dispatcher::new(bus.clone(), store.clone(), metrics.clone(), move || limits);
+        registry.restore(loaded, &mut dispatcher, Some);
+        let engine = vec![
+            tokio::spawn(dispatcher.run(outlet)),
+            tokio::spawn(writer.run(registry.clone())),
+        ];
         World {
             registry,
             bus,
+            store,
             policy,
             metrics,
+            disk,
+            engine: Arc::new(Mutex::new(engine)),
         }
     }
 
-    /// Waits until everything that was published has passed the dispatcher.
+    /// The gateway dies as by SIGKILL and is started again: what is not on disk is gone. Clients of before are cut off.
+    pub async fn crash(&self) -> World {
+        let engine = std::mem::take(&mut *self.engine.lock());
+        for task in engine {
+            task.abort();
+            let _ = task.await;
+        }
+        let settings = (*self.registry.settings()).clone();
+        World::start(self.disk.clone(), self.policy.clone(), settings, RETAINED)
+    }
+
+    /// The disk refuses from now on, and the gateway with it as soon as something is to be written.
+    pub async fn fail(&self) -> testing::Obstacle {
+        testing::Obstacle::put(self.disk.path()).await
+    }
+
+    /// Waits until the gateway refuses what it cannot store.
+    pub async fn until_failing(&self) {
+        let start = Instant::now();
+        while !self.store.is_failing() {
+            assert!(start.elapsed() < DEADLINE, "the store does not fail");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until everything that was published has passed the dispatcher, and is on disk where it must be.
     pub async fn settle(&self) {
         let start = Instant::now();
-        while self.bus.bytes_in_flight() > 0 {
+        while self.bus.bytes_in_flight() > 0 || !self.store.is_idle() {
             assert!(start.elapsed() < DEADLINE, "the bus does not become empty");
             std::thread::yield_now();
             tokio::task::yield_now().await;
@@ -391,6 +467,20 @@ impl Client {
         std::mem::take(&mut self.inbox)
     }
 
+    /// What came so far, while the store is not to be waited for.
+    pub fn receive_now(&mut self) -> Vec<Sent> {
+        std::mem::take(&mut self.inbox)
+    }
+
+    pub fn connection(&self) -> &Connection {
+        self.connection.as_ref().unwrap()
+    }
+
+    pub fn waits_for_the_disk(&mut self, waker: &Waker) -> bool {
+        let connection = self.connection.as_mut();
+        connection.is_some_and(|connection| connection.waits_for_the_disk(waker))
+    }
+
     /// The messages of [`Client::receive`]; nothing else may have come.
     pub async fn messages(&mut self) -> Vec<Message> {
         let received = self.receive().await;
@@ -503,8 +593,15 @@ impl Client {
     }
 
     async fn poll(&mut self) {
-        self.world.settle().await;
-        self.pull();
+        // What is read from disk comes after what was asked for.
+        loop {
+            self.world.settle().await;
+            let before = self.inbox.len();
+            self.pull();
+            if self.inbox.len() == before && self.world.store.is_idle() {
+                return;
+            }
+        }
     }
 
     fn took(&mut self, out: BytesMut) {

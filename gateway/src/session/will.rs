@@ -8,7 +8,11 @@ use bytestring::ByteString;
 use super::session::Session;
 use crate::{
     mqtt::{self, PropertyBlock},
-    routing::envelope::{Envelope, Outgoing},
+    routing::{
+        control::Control,
+        endpoint::Endpoint,
+        envelope::{Envelope, Outgoing},
+    },
 };
 
 #[derive(Clone, Debug)]
@@ -24,6 +28,10 @@ impl Will {
         Will(will)
     }
 
+    pub fn message(&self) -> &mqtt::Will {
+        &self.0
+    }
+
     pub fn topic(&self) -> &str {
         &self.0.topic
     }
@@ -33,10 +41,9 @@ impl Will {
         Duration::from_secs(self.0.delay.into())
     }
 
-    /// Adds it to an envelope, if its session may still publish it (S1).
-    pub fn publish(&self, session: &Session, envelope: &mut Envelope) -> bool {
-        let allowed = session.may_publish(self.topic());
-        if allowed {
+    /// Adds it to an envelope, if its session may still publish it (S1). Either way it is not to be sent again.
+    pub fn publish(&self, session: &Session, envelope: &mut Envelope) {
+        if session.may_publish(self.topic()) {
             envelope.publish(Outgoing {
                 topic: self.topic(),
                 payload: &self.0.payload,
@@ -47,6 +54,8 @@ impl Will {
                 packet_id: None,
             });
         }
-        allowed
+        if session.is_known() {
+            envelope.control(Control::WillSent);
+        }
     }
 }

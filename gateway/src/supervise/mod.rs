@@ -14,7 +14,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use broker_config::{Config, TlsVersion};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::{
     admin::{self, AdminError, Administration, ControlServer, FirstAccount, Sessions},
@@ -25,8 +29,18 @@ use crate::{
         listener::{self, Wrapping},
     },
     metrics::Metrics,
-    routing::{RoutingError, bus::Bus, dispatcher::Dispatcher, retained::RetainedLimits},
+    routing::{
+        RoutingError,
+        bus::Bus,
+        dispatcher::{self, Dispatcher, StoredLimits},
+        retained::RetainedLimits,
+    },
     session::{Agenda, registry::Registry, settings::Settings},
+    store::{
+        StoreError,
+        messages::{Durability, Messages},
+        writer::{self, Store},
+    },
     tls::{
         Alpn, CertificateSource, Certificates, MinVersion, PrivateCa, ServerConfigs,
         ServerTlsSettings, TlsAcceptor, TlsError, server_names,
@@ -51,6 +65,9 @@ pub struct Gateway {
     doors: JoinSet<()>,
     /// Dispatcher, agenda, `$SYS`, housekeeping: they end with the gateway.
     engine: JoinSet<()>,
+    store: Arc<Store>,
+    /// The task that writes the message store: it ends when the store is closed.
+    writer: JoinHandle<()>,
     /// Held until everything is closed (N3).
     _lock: Lock,
 }
@@ -66,6 +83,8 @@ pub enum StartError {
     Admin(#[from] AdminError),
     #[error(transparent)]
     Routing(#[from] RoutingError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("cannot write {path}: {cause}; check the owner and the free space of its directory")]
@@ -94,7 +113,9 @@ impl Gateway {
         let metrics = Arc::new(Metrics::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
         let mut engine = JoinSet::new();
-        let registry = start_engine(&config, &administration, &metrics, &mut engine)?;
+        let (messages, _) = Messages::open(directory.path(), durability(&config.load())).await?;
+        let (registry, store, writer) =
+            start_engine(&config, &administration, messages, &metrics, &mut engine).await?;
         let sessions = Sessions::new(registry.clone(), administration.users().clone());
         administration.attach(Arc::new(sessions));
         let context = Arc::new(Context {
@@ -145,6 +166,8 @@ impl Gateway {
             stop,
             doors,
             engine,
+            store,
+            writer,
             _lock: lock,
         })
     }
@@ -183,7 +206,10 @@ impl Gateway {
 
     /// Returns if a part that must not end has ended: a bug, after which the gateway is better started anew.
     pub async fn died(&mut self) {
-        let ended = self.engine.join_next().await;
+        let ended = tokio::select! {
+            ended = self.engine.join_next() => ended,
+            ended = &mut self.writer => Some(ended),
+        };
         tracing::error!(?ended, "a part of the gateway died");
     }
 
@@ -197,9 +223,16 @@ impl Gateway {
         .await;
         self.context.registry.shut_down();
         let deadline = Instant::now() + DRAIN;
-        while self.context.metrics.connections.get() > 0 && Instant::now() < deadline {
+        let busy = || {
+            self.context.metrics.connections.get() > 0
+                || self.context.registry.bus().bytes_in_flight() > 0
+                || !self.store.is_idle()
+        };
+        while busy() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        self.store.close();
+        let _ = tokio::time::timeout(DOORS, &mut self.writer).await;
         let _ = tokio::time::timeout(DOORS, self.administration.close()).await;
         Addresses::remove(self.directory.path());
     }
@@ -208,9 +241,9 @@ impl Gateway {
 /// How long a command line that holds the data directory is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long listeners and the control socket may take to close.
-const DOORS: Duration = Duration::from_secs(1);
-/// How long clients may take to leave. With `DOORS` twice it stays below the 5 s that a stop may take.
-const DRAIN: Duration = Duration::from_millis(2500);
+const DOORS: Duration = Duration::from_millis(800);
+/// How long clients may take to leave. With `DOORS` three times it stays below the 5 s that a stop may take.
+const DRAIN: Duration = Duration::from_secs(2);
 
 type Sockets = BTreeMap<String, Vec<(SocketAddr, TcpListener)>>;
 
@@ -250,13 +283,14 @@ async fn certificates(
     Ok((Certificates::load(&ca.source())?, Some(ca)))
 }
 
-fn start_engine(
+async fn start_engine(
     config: &Arc<ArcSwap<Config>>,
     administration: &Administration,
+    mut messages: Messages,
     metrics: &Arc<Metrics>,
     engine: &mut JoinSet<()>,
-) -> Result<Arc<Registry>, RoutingError> {
-    let now = config.load();
+) -> Result<(Arc<Registry>, Arc<Store>, JoinHandle<()>), StartError> {
+    let now = config.load_full();
     let permits = u32::try_from(now.bus.permits.bytes()).unwrap_or(u32::MAX);
     let (bus, outlet) = Bus::start(
         now.router(),
@@ -264,28 +298,68 @@ fn start_engine(
         permits,
         metrics.clone(),
     )?;
-    let settings = Settings::of(&now);
+    let loaded = messages.load().await?;
+    let upkeep = messages.upkeep();
+    let settings = writer::Settings {
+        durability: durability(&now),
+        retry: now.store.retry,
+        credit: now.store.credit.bytes(),
+    };
+    let (store, writer) = Store::new(messages, settings, loaded.last_commit, metrics.clone());
     let registry = Registry::new(
         bus.clone(),
+        store.clone(),
         administration.policy().clone(),
-        settings,
+        Settings::of(&now),
         metrics.clone(),
     );
     let limits = config.clone();
-    let dispatcher = Dispatcher::new(bus, metrics.clone(), move || {
-        let limits = &limits.load().limits;
-        RetainedLimits {
-            messages: limits.max_retained_messages,
-            bytes: limits.max_retained_bytes.bytes(),
-        }
+    let mut dispatcher = Dispatcher::new(bus, store.clone(), metrics.clone(), move || {
+        dispatcher_limits(&limits.load())
     });
+    let authenticator = administration.authenticator();
+    let restored = registry.restore(loaded, &mut dispatcher, |principal| {
+        authenticator.renew(principal)
+    });
+    tracing::info!(
+        sessions = restored.sessions,
+        subscriptions = restored.subscriptions,
+        messages = restored.messages,
+        retained = restored.retained,
+        ended = restored.ended,
+        "took up what was on disk"
+    );
     engine.spawn(dispatcher.run(outlet));
     engine.spawn(Agenda::run(registry.clone()));
+    engine.spawn(writer::keep_up(upkeep, metrics.clone()));
     let interval = config.clone();
     engine.spawn(admin::sys::run(registry.clone(), move || {
         interval.load().sys.interval
     }));
-    Ok(registry)
+    let writer = tokio::spawn(writer.run(registry.clone()));
+    Ok((registry, store, writer))
+}
+
+fn dispatcher_limits(config: &Config) -> dispatcher::Limits {
+    let limits = &config.limits;
+    dispatcher::Limits {
+        retained: RetainedLimits {
+            messages: limits.max_retained_messages,
+            bytes: limits.max_retained_bytes.bytes(),
+        },
+        stored: StoredLimits {
+            messages: limits.max_stored_messages as u64,
+            bytes: limits.max_stored_bytes.bytes() as u64,
+        },
+    }
+}
+
+fn durability(config: &Config) -> Durability {
+    match config.store.durability {
+        broker_config::Durability::PowerLoss => Durability::PowerLoss,
+        broker_config::Durability::ProcessCrash => Durability::ProcessCrash,
+        broker_config::Durability::None => Durability::Nothing,
+    }
 }
 
 fn open_doors(

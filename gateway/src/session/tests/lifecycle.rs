@@ -276,9 +276,19 @@ async fn a_takeover_reaches_a_connection_that_is_still_on_its_way() {
     let waiting = tokio::spawn(async move { waiting.take_over().await });
     tokio::task::yield_now().await;
     let settings = world.registry.settings();
-    session.connect(principal("user"), &world.policy, settings.queue, true);
+    session.connect(
+        principal("user"),
+        &world.policy,
+        settings.queue,
+        (3600, None),
+    );
     let mut mail = crate::session::mailbox::Mail::default();
-    session.collect(&mut mail, 0, 0, std::task::Waker::noop());
+    let wanted = crate::session::session::Wanted {
+        window: 0,
+        bytes: 0,
+        finished: &mut Vec::new(),
+    };
+    session.collect(&mut mail, wanted, std::task::Waker::noop());
     assert_eq!(
         mail.notice,
         Some(crate::session::mailbox::Notice::TakenOver)

@@ -1,11 +1,13 @@
 //! Does a session keep its promises? Each test is one of them, without a socket.
 
 mod delivery;
+mod disk;
 mod lifecycle;
 mod limits;
 mod model;
 mod permissions;
 mod publishing;
+mod queue;
 mod redelivery;
 mod retained;
 mod shared;
