@@ -53,10 +53,17 @@ pub enum DataDirError {
         holder.pid.map_or("another process".to_owned(), |pid| format!("process {pid}"))
     )]
     Held { path: PathBuf, holder: Holder },
+    #[error(
+        "a restore into the data directory {0} was interrupted, and its files belong to two gateways: run postern \
+         restore again, with --force"
+    )]
+    HalfRestored(PathBuf),
 }
 
 impl DataDir {
     const LOCK: &str = "lock";
+    /// There while a restore exchanges the files.
+    const RESTORE_MARK: &str = "restoring";
     const SOCKET: &str = "control.sock";
     /// Where a packaged service has its socket; for users who may not look into its data directory.
     const SERVICE_SOCKET: &str = "/run/postern/control.sock";
@@ -102,8 +109,23 @@ impl DataDir {
         make(&self.runtime, 0o750)
     }
 
-    /// Takes the lock, or tells who has it.
+    /// Takes the lock, or tells who has it. A directory that a restore left half-way is refused.
     pub fn lock(&self) -> Result<Lock, DataDirError> {
+        let lock = self.lock_to_restore()?;
+        match self.restore_mark().try_exists() {
+            Ok(false) => Ok(lock),
+            Ok(true) => Err(DataDirError::HalfRestored(self.path.clone())),
+            Err(source) => Err(self.failed("read", source)),
+        }
+    }
+
+    /// The file that is there while a restore exchanges the files of the directory.
+    pub fn restore_mark(&self) -> PathBuf {
+        self.path.join(Self::RESTORE_MARK)
+    }
+
+    /// Takes the lock, or tells who has it, whatever state the files are in.
+    pub fn lock_to_restore(&self) -> Result<Lock, DataDirError> {
         let path = self.path.join(Self::LOCK);
         let mut options = OpenOptions::new();
         options

@@ -1,6 +1,6 @@
 //! Executes commands: checks them, stores the change, puts it into force, and tells the live sessions.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::{AdminError, Answer, Command, LiveSessions, NewPassword, RuleLine, Secret, UserLine};
+use super::{
+    AdminError, Answer, Backup, Command, LiveSessions, NewPassword, RuleLine, Secret, UserLine,
+};
 use crate::acl::{Policy, PolicyHandle, Rule, Subject, Who, explain};
 use crate::auth::{
     Authenticator, LOCAL_REALM, SecretKey, Settings, Users, check_role, check_user_name,
@@ -19,6 +21,7 @@ use crate::store::{Accounts, Credential, NewRule, Snapshot, StoreError, StoredRu
 
 /// Accounts and policy of one data directory: the database, and what of it is in force in memory.
 pub struct Administration {
+    directory: PathBuf,
     accounts: Accounts,
     users: Arc<Users>,
     policy: Arc<PolicyHandle>,
@@ -27,6 +30,8 @@ pub struct Administration {
     live: OnceLock<Arc<dyn LiveSessions>>,
     /// One change at a time, in the order they came: live sessions hear of them in the order they were stored.
     turns: Semaphore,
+    /// One backup at a time: it needs as much space as the databases.
+    backups: Arc<Semaphore>,
 }
 
 /// How long an answer waits for the live sessions to hear of a change. They hear of it all the same.
@@ -49,6 +54,7 @@ impl Administration {
         directory: &Path,
         settings: Settings,
     ) -> Result<Arc<Administration>, AdminError> {
+        Backup::clear(directory)?;
         let accounts = Accounts::open(directory).await?;
         let check = accounts.key_check().await?;
         let key = SecretKey::open(directory, check.as_deref())?;
@@ -65,6 +71,7 @@ impl Administration {
         let authenticator = Arc::new(Authenticator::new(users.clone(), Arc::new(key), settings)?);
         let in_force = Mutex::new(InForce { revision, rules });
         Ok(Arc::new(Administration {
+            directory: directory.to_owned(),
             accounts,
             users,
             policy,
@@ -72,6 +79,7 @@ impl Administration {
             in_force,
             live: OnceLock::new(),
             turns: Semaphore::new(1),
+            backups: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -95,6 +103,13 @@ impl Administration {
     /// Closes the database after what is under way.
     pub async fn close(&self) {
         self.accounts.close().await;
+    }
+
+    /// Copies of everything that the data directory keeps, the message store's as of now.
+    pub async fn backup(&self) -> Result<Backup, AdminError> {
+        let place = self.backups.clone().try_acquire_owned();
+        let place = place.map_err(|_| AdminError::BackupUnderWay)?;
+        Backup::make(&self.directory, &self.accounts, place).await
     }
 
     /// Executes a command for `actor`, whom the audit log names. Once begun it is carried through, even if the caller

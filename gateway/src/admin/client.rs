@@ -4,18 +4,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, BufReader};
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::control::{LINE_MAX, read_line};
-use super::{AdminError, Answer, Command, Reply};
+use super::{AdminError, Answer, Command, PartLine, Reply, command::Transfer};
 
 /// Longest answer, in bytes: a page of a list.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
 /// A command may wait for a place in the password pool.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Copying a large message store takes as long as its disk does.
+const PATIENCE_FOR_COPIES: Duration = Duration::from_secs(1800);
 
 /// A connection to a running gateway.
 pub struct ControlClient {
@@ -37,23 +40,50 @@ impl ControlClient {
 
     /// Has the gateway execute a command. A refusal comes back as [`AdminError::Refused`], in the gateway's words.
     pub async fn execute(&mut self, command: &Command) -> Result<Answer, AdminError> {
-        let reply = timeout(PATIENCE, self.exchange(command)).await;
-        let unanswered = |problem: String| AdminError::Unanswered {
-            path: self.path.clone(),
-            problem,
-        };
-        match reply {
-            Ok(Ok(Reply::Ok(answer))) => Ok(answer),
-            Ok(Ok(Reply::Error(text))) => Err(AdminError::Refused(text)),
-            Ok(Err(error)) => Err(unanswered(error.to_string())),
-            Err(_) => Err(unanswered(format!(
-                "no answer within {} s",
-                PATIENCE.as_secs()
-            ))),
+        self.ask(command, PATIENCE).await
+    }
+
+    /// Has the gateway make a backup. The contents of its parts, in this order, are then read with
+    /// [`Self::read_piece`].
+    pub async fn backup(&mut self) -> Result<Vec<PartLine>, AdminError> {
+        match self.ask(&Transfer::Backup, PATIENCE_FOR_COPIES).await? {
+            Answer::Backup { parts } => Ok(parts),
+            _ => Err(self.unanswered("it is of another version".to_owned())),
         }
     }
 
-    async fn exchange(&mut self, command: &Command) -> io::Result<Reply> {
+    /// The next bytes of a backup, at least one.
+    pub async fn read_piece(&mut self, piece: &mut [u8]) -> Result<usize, AdminError> {
+        let problem = match timeout(PATIENCE, self.reader.read(piece)).await {
+            Ok(Ok(0)) => "it ended in the middle of the backup".to_owned(),
+            Ok(Ok(length)) => return Ok(length),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => nothing_within(PATIENCE),
+        };
+        Err(self.unanswered(problem))
+    }
+
+    async fn ask(
+        &mut self,
+        command: &impl Serialize,
+        patience: Duration,
+    ) -> Result<Answer, AdminError> {
+        match timeout(patience, self.exchange(command)).await {
+            Ok(Ok(Reply::Ok(answer))) => Ok(answer),
+            Ok(Ok(Reply::Error(text))) => Err(AdminError::Refused(text)),
+            Ok(Err(error)) => Err(self.unanswered(error.to_string())),
+            Err(_) => Err(self.unanswered(nothing_within(patience))),
+        }
+    }
+
+    fn unanswered(&self, problem: String) -> AdminError {
+        AdminError::Unanswered {
+            path: self.path.clone(),
+            problem,
+        }
+    }
+
+    async fn exchange(&mut self, command: &impl Serialize) -> io::Result<Reply> {
         let mut line = serde_json::to_vec(command)?;
         line.push(b'\n');
         if line.len() > LINE_MAX {
@@ -72,4 +102,8 @@ impl ControlClient {
             Err(error) => Err(error),
         }
     }
+}
+
+fn nothing_within(patience: Duration) -> String {
+    format!("no answer within {} s", patience.as_secs())
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::PartLine;
 use crate::acl::{Action, Effect, Explanation};
 
 /// What the operator asks for. One JSON object on the control socket.
@@ -64,6 +65,13 @@ pub enum Command {
     },
 }
 
+/// What is answered with more than a line: everything the data directory keeps, keys included.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum Transfer {
+    Backup,
+}
+
 /// The password of a new or changed account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -102,6 +110,10 @@ pub enum Answer {
         more: bool,
     },
     Explanation(Explanation),
+    /// The parts of a backup. Their contents follow, one after the other, without anything between them.
+    Backup {
+        parts: Vec<PartLine>,
+    },
 }
 
 /// One line on the control socket, in answer to a command.

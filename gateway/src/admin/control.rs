@@ -13,8 +13,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::command::Transfer;
 use super::peer::Accepted;
-use super::{AdminError, Administration, Command, Reply};
+use super::{AdminError, Administration, Answer, Backup, Command, Reply};
 
 /// Longest command, in bytes, its newline included.
 pub(super) const LINE_MAX: usize = 64 * 1024;
@@ -22,6 +23,10 @@ pub(super) const LINE_MAX: usize = 64 * 1024;
 const CONNECTIONS_MAX: usize = 16;
 /// How long a peer may take for its next command, and for taking an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a peer may take for a piece of a backup: it may write it to a slow disk.
+const PATIENCE_PER_PIECE: Duration = Duration::from_secs(60);
+/// Bytes of a backup in memory at once.
+const PIECE: usize = 64 * 1024;
 
 /// The listening control socket. Removed when this is dropped.
 #[derive(Debug)]
@@ -142,6 +147,17 @@ async fn serve(
                 Ok(answer) => Reply::Ok(answer),
                 Err(error) => Reply::Error(error.to_string()),
             },
+            Err(_) if serde_json::from_slice::<Transfer>(&line).is_ok() => {
+                // Members of the group may change every account, but who has the key of the CA is the gateway for ever.
+                if !accepted.is_trusted_with_keys(peer.uid()) {
+                    tracing::warn!(target: "postern::audit", actor, "backup: refused");
+                    let text = "a backup holds private keys: only root and the gateway's own user may make one";
+                    send(&mut writer, &Reply::Error(text.to_owned())).await?;
+                    continue;
+                }
+                transfer(&mut writer, administration, &actor).await?;
+                continue;
+            }
             // The text of the parser's error may hold part of a password: only its place is told.
             Err(error) => Reply::Error(format!(
                 "the gateway does not understand this command (column {}); use the postern command of the same version",
@@ -149,6 +165,47 @@ async fn serve(
             )),
         };
         send(&mut writer, &reply).await?;
+    }
+    Ok(())
+}
+
+/// Makes a backup and sends it: a line that says how large its parts are, and the parts.
+async fn transfer(
+    writer: &mut (impl AsyncWriteExt + Unpin),
+    administration: &Administration,
+    actor: &str,
+) -> io::Result<()> {
+    let backup = match administration.backup().await {
+        Ok(backup) => backup,
+        Err(error) => {
+            tracing::warn!(target: "postern::audit", actor, "backup: {error}");
+            return send(writer, &Reply::Error(error.to_string())).await;
+        }
+    };
+    let sent = send_parts(writer, &backup).await;
+    match &sent {
+        Ok(()) => tracing::info!(target: "postern::audit", actor, "backup: done"),
+        Err(error) => tracing::warn!(target: "postern::audit", actor, "backup: {error}"),
+    }
+    // Removing large files takes a while.
+    let _ = tokio::task::spawn_blocking(move || drop(backup)).await;
+    sent
+}
+
+async fn send_parts(writer: &mut (impl AsyncWriteExt + Unpin), backup: &Backup) -> io::Result<()> {
+    let parts = backup.parts().to_vec();
+    send(writer, &Reply::Ok(Answer::Backup { parts })).await?;
+    let mut piece = vec![0; PIECE];
+    for part in backup.parts() {
+        let file = backup.open(part).map_err(io::Error::other)?;
+        let mut file = tokio::fs::File::from_std(file);
+        loop {
+            let length = file.read(&mut piece).await?;
+            if length == 0 {
+                break;
+            }
+            timeout(PATIENCE_PER_PIECE, writer.write_all(&piece[..length])).await??;
+        }
     }
     Ok(())
 }

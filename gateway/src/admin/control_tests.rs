@@ -168,3 +168,41 @@ async fn a_path_too_long_for_a_socket_is_refused_in_words() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn one_backup_at_a_time_is_sent_and_one_that_nobody_takes_leaves_nothing_behind() {
+    let world = world().await;
+    let directory = world.socket.parent().unwrap();
+    // More than the socket holds, so that the gateway waits for us.
+    std::fs::create_dir(directory.join("tls")).unwrap();
+    let certificate = vec![b'x'; 1 << 20];
+    std::fs::write(directory.join("tls/server.pem"), &certificate).unwrap();
+    let mut first = ControlClient::connect(&world.socket).await.unwrap();
+    let parts = first.backup().await.unwrap();
+    assert_eq!(parts.last().unwrap().name, "tls/server.pem");
+    let mut second = ControlClient::connect(&world.socket).await.unwrap();
+    let refused = second.backup().await.unwrap_err();
+    assert!(
+        matches!(&refused, AdminError::Refused(text) if text.contains("already")),
+        "{refused}"
+    );
+    drop(first);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    let parts = loop {
+        match second.backup().await {
+            Ok(parts) => break parts,
+            Err(refused) => assert!(tokio::time::Instant::now() < deadline, "{refused}"),
+        }
+    };
+    let total: u64 = parts.iter().map(|part| part.bytes).sum();
+    let (mut contents, mut piece) = (Vec::new(), vec![0; 10_000]);
+    while (contents.len() as u64) < total {
+        let length = second.read_piece(&mut piece).await.unwrap();
+        contents.extend_from_slice(&piece[..length]);
+    }
+    assert!(contents.ends_with(&certificate));
+    // The connection goes on with commands.
+    let answer = second.execute(&Command::ListRules { after: None }).await;
+    assert!(matches!(answer, Ok(Answer::Rules { .. })), "{answer:?}");
+    assert!(!directory.join("backup.new").exists());
+}

@@ -5,6 +5,7 @@
 //! for live sessions is told to [`LiveSessions`], which the session registry answers.
 
 mod administration;
+mod backup;
 mod client;
 mod command;
 mod control;
@@ -15,6 +16,7 @@ mod sessions;
 pub mod sys;
 
 pub use administration::Administration;
+pub use backup::{Backup, Part, PartKind, PartLine};
 pub use client::ControlClient;
 pub use command::{Answer, Command, NewPassword, Reply, RuleLine, Secret, UserLine};
 pub use control::ControlServer;
@@ -59,6 +61,18 @@ pub enum AdminError {
     SocketPath { path: PathBuf, length: usize },
     #[error("the gateway at {path} does not answer: {problem}")]
     Unanswered { path: PathBuf, problem: String },
+    #[error("a backup is being made already; wait until it is done")]
+    BackupUnderWay,
+    #[error(
+        "a backup of {path} needs {needed} MiB of free space there for a while, and {free} MiB are free; make room"
+    )]
+    NoRoom {
+        path: PathBuf,
+        /// MiB
+        needed: u64,
+        /// MiB
+        free: u64,
+    },
     #[error("{0}")]
     Refused(String),
 }

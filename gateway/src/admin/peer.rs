@@ -32,6 +32,11 @@ impl Accepted {
         uid == 0 || uid == self.own_uid || self.group == Some(gid) || self.members.contains(&uid)
     }
 
+    /// Whether a peer may have the private keys: it can read them from the data directory anyway.
+    pub fn is_trusted_with_keys(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.own_uid
+    }
+
     fn from_files(own_uid: u32, group_file: &str, passwd_file: &str) -> Self {
         let fields = |line: &'_ str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
         let entry = group_file
@@ -84,6 +89,8 @@ mod tests {
             (1003, 991, false),
         ] {
             assert_eq!(accepted.accepts(uid, gid), ok, "{uid} {gid}");
+            let keys = [0, 900].contains(&uid);
+            assert_eq!(accepted.is_trusted_with_keys(uid), keys, "{uid}");
         }
     }
 

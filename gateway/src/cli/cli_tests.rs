@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
@@ -10,13 +11,21 @@ use crate::auth::Settings;
 use crate::data_dir::DataDir;
 
 /// Runs a command line against a data directory, and gives what it prints.
-async fn postern(dir: &Path, line: &[&str]) -> Result<String, CliError> {
+pub(super) async fn postern(dir: &Path, line: &[&str]) -> Result<String, CliError> {
     let dir = DataDir::locate(Some(dir), Some(dir)).unwrap();
     let cli = Cli::try_parse_from(["postern"].iter().chain(line)).unwrap();
     let mut out = Vec::new();
     match cli.verb.unwrap() {
         Verb::User(args) => args.run(&dir, &mut out).await?,
         Verb::Acl(args) => args.run(&dir, &mut out).await?,
+        Verb::Backup(args) => {
+            args.run(&dir, &mut out).await?;
+            ExitCode::SUCCESS
+        }
+        Verb::Restore(args) => {
+            args.run(&dir, &mut out).await?;
+            ExitCode::SUCCESS
+        }
         other => panic!("{other:?} is no verb of this story"),
     };
     Ok(String::from_utf8(out).unwrap())

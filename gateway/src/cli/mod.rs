@@ -1,17 +1,20 @@
 //! The command line: one file per verb, and how a verb reaches the accounts.
 
 mod acl;
+mod archive;
+mod backup;
 mod check;
 mod config;
 mod output;
 mod prompt;
 mod reach;
+mod restore;
 mod run;
 mod settings;
 mod user;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -44,6 +47,10 @@ enum Verb {
     User(user::Args),
     /// Allow, deny and explain what clients may publish and subscribe to
     Acl(acl::Args),
+    /// Copy everything a gateway keeps into one file; it may be running
+    Backup(backup::Args),
+    /// Give a gateway that does not run what a backup holds
+    Restore(restore::Args),
 }
 
 /// Why a verb failed.
@@ -71,6 +78,26 @@ enum CliError {
     },
     #[error("{0} is closed to this user: run the command as root, or join the group postern")]
     Forbidden(PathBuf),
+    #[error("{0} exists already; add --force to replace it, or choose another name")]
+    Exists(PathBuf),
+    #[error("{0} is not the name of a file; name the file to make")]
+    NoFileName(PathBuf),
+    #[error("cannot {action} {path}: {source}; check the access rights and the free space there")]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(
+        "the gateway sends {0:?}, which this version does not know; use the postern command of its version"
+    )]
+    Version(String),
+    #[error("{path} cannot be restored: {problem}; nothing was changed")]
+    NotRestored { path: PathBuf, problem: String },
+    #[error(
+        "{path} has the files of a gateway already ({found} and others); add --force to set them aside"
+    )]
+    InUse { path: PathBuf, found: String },
     #[error("{0}")]
     Password(&'static str),
     #[error("cannot read the password: {0}")]
@@ -81,6 +108,17 @@ enum CliError {
     Died,
     #[error("interrupted")]
     Interrupted,
+}
+
+impl CliError {
+    fn file(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        CliError::File {
+            action,
+            path,
+            source,
+        }
+    }
 }
 
 /// The whole program: parses the arguments, does what they say, and gives the exit code.
@@ -121,6 +159,8 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.verb {
         Some(Verb::User(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Backup(args)) => args.run(&settings.locate()?, &mut out).await?,
+        Some(Verb::Restore(args)) => args.run(&settings.locate()?, &mut out).await?,
         Some(Verb::Check) => check::run(settings, &mut out)?,
         Some(Verb::Config(args)) => args.run(settings, &mut out)?,
         Some(Verb::Run) | None => run::run(settings).await?,

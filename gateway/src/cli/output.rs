@@ -18,7 +18,10 @@ pub(super) fn done(answer: Answer, out: &mut impl Write) -> Result<ExitCode, Cli
             warnings,
         } => (message, Some(password), warnings),
         // Only asked for by verbs that print these themselves.
-        Answer::Users { .. } | Answer::Rules { .. } | Answer::Explanation(_) => {
+        Answer::Users { .. }
+        | Answer::Rules { .. }
+        | Answer::Explanation(_)
+        | Answer::Backup { .. } => {
             return Ok(ExitCode::SUCCESS);
         }
     };
