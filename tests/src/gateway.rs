@@ -54,6 +54,7 @@ impl Account {
 pub struct Setup {
     extra: String,
     environment: Vec<(String, String)>,
+    data: Option<PathBuf>,
 }
 
 impl Setup {
@@ -73,6 +74,12 @@ impl Setup {
         self
     }
 
+    /// Keeps the data directory here instead of in the temporary directory.
+    pub fn data_in(mut self, data: &Path) -> Self {
+        self.data = Some(data.to_owned());
+        self
+    }
+
     /// Starts the gateway and waits until it is ready.
     pub async fn start(self) -> Gateway {
         let dir = TempDir::with_prefix("postern-test-").expect("a temporary directory");
@@ -82,7 +89,10 @@ impl Setup {
     /// Starts the gateway on what another one left behind in `dir`.
     pub async fn start_in(self, dir: TempDir) -> Gateway {
         let config = dir.path().join("postern.toml");
-        let data = dir.path().join("data");
+        let data = match self.data {
+            Some(data) => data,
+            None => dir.path().join("data"),
+        };
         std::fs::write(&config, config_text(&data, &self.extra))
             .expect("the configuration can be written");
         let mut tool = gateway_tool().arg("--config").arg(&config);

@@ -3,6 +3,7 @@
 //! deliberately not the gateway's own, so that a shared mistake cannot hide. What is promised stays in `tests/tests`.
 
 pub mod client;
+pub mod disk;
 pub mod gateway;
 pub mod packet;
 pub mod peer;

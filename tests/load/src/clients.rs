@@ -4,6 +4,7 @@
 use crate::error::LoadError;
 use crate::link::{Link, Target};
 use crate::tls::Tls;
+use crate::wire::Session;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -37,18 +38,19 @@ where
     Ok(opened.into_iter().flatten().collect())
 }
 
-/// A connection whose session is never resumed.
+/// A connection whose TLS session is never resumed.
 ///
 /// # Errors
 /// See [`Link::open`].
 pub async fn link(
     target: Arc<Target>,
     client: String,
+    session: Session,
     index: u32,
     capacity: usize,
 ) -> Result<Link, LoadError> {
     let tls: Option<&Tls> = target.tls.as_ref();
-    Link::open(&target, tls, client, index, capacity).await
+    Link::open(&target, tls, client, session, index, capacity).await
 }
 
 /// The error of a client that ended before it was told to, if there is one.

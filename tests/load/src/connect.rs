@@ -9,6 +9,7 @@ use crate::report::{ConnectReport, Cost, Transport};
 use crate::run::{Phase, Run};
 use crate::tls::Tls;
 use crate::traffic::Samples;
+use crate::wire::Session;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -129,7 +130,15 @@ impl Client {
         let started = shared.run.now();
         // A name of its own for each connection: the server need not have noticed the end of the last one.
         let name = format!("pl{:08x}c{}n{number}", shared.run.id, self.index);
-        let link = Link::open(&self.target, self.tls.as_ref(), name, self.index, CAPACITY).await?;
+        let link = Link::open(
+            &self.target,
+            self.tls.as_ref(),
+            name,
+            Session::Clean,
+            self.index,
+            CAPACITY,
+        )
+        .await?;
         if shared.run.measuring.load(Ordering::Relaxed) {
             let mut latencies = shared
                 .run

@@ -7,7 +7,7 @@ use crate::options::IdleOptions;
 use crate::process::Process;
 use crate::report::{IdleReport, Transport};
 use crate::run::ping_ticker;
-use crate::wire;
+use crate::wire::{self, Session};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -31,7 +31,13 @@ pub async fn idle(options: &IdleOptions) -> Result<IdleReport, LoadError> {
     let resident_at_start = resident()?;
 
     let warm = open_all(WARM_UP, at_once, |i| {
-        link(target.clone(), format!("pl{run:08x}w{i}"), i, CAPACITY)
+        link(
+            target.clone(),
+            format!("pl{run:08x}w{i}"),
+            Session::Clean,
+            i,
+            CAPACITY,
+        )
     })
     .await?;
     let transport = warm[0].negotiated().map(Transport::from);
@@ -43,7 +49,13 @@ pub async fn idle(options: &IdleOptions) -> Result<IdleReport, LoadError> {
 
     let started = Instant::now();
     let links = open_all(options.clients, at_once, |i| {
-        link(target.clone(), format!("pl{run:08x}i{i}"), i, CAPACITY)
+        link(
+            target.clone(),
+            format!("pl{run:08x}i{i}"),
+            Session::Clean,
+            i,
+            CAPACITY,
+        )
     })
     .await?;
     let opened_in = started.elapsed();

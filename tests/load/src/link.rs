@@ -4,7 +4,7 @@
 use crate::error::LoadError;
 use crate::options::TargetOptions;
 use crate::tls::Tls;
-use crate::wire::{self, ConnAck, Packet, Version};
+use crate::wire::{self, ConnAck, Packet, Session, Version};
 use rustls::HandshakeKind;
 use std::future::poll_fn;
 use std::io;
@@ -46,6 +46,8 @@ pub struct Link {
     client: String,
     pub keep_alive: u16,
     pub receive_maximum: u16,
+    /// The server had a session of this client.
+    pub session_present: bool,
     inbound: Vec<u8>,
     start: usize,
     end: usize,
@@ -116,6 +118,7 @@ impl Link {
         target: &Target,
         tls: Option<&Tls>,
         client: String,
+        session: Session,
         index: u32,
         capacity: usize,
     ) -> Result<Self, LoadError> {
@@ -127,7 +130,7 @@ impl Link {
         };
         tokio::time::timeout(
             timeout,
-            Self::open_now(target, tls, client, index, capacity),
+            Self::open_now(target, tls, client, session, index, capacity),
         )
         .await
         .unwrap_or(Err(late))
@@ -137,6 +140,7 @@ impl Link {
         target: &Target,
         tls: Option<&Tls>,
         client: String,
+        session: Session,
         index: u32,
         capacity: usize,
     ) -> Result<Self, LoadError> {
@@ -168,6 +172,7 @@ impl Link {
             client,
             keep_alive: target.keep_alive,
             receive_maximum: u16::MAX,
+            session_present: false,
             inbound: vec![0; capacity],
             start: 0,
             end: 0,
@@ -182,6 +187,7 @@ impl Link {
             &mut link.out,
             target.version,
             &link.client,
+            session,
             login,
             target.keep_alive,
         );
@@ -193,8 +199,9 @@ impl Link {
         let mut answer: Option<ConnAck> = None;
         while answer.is_none() {
             self.turn().await?;
-            self.drain(|packet, _| match packet {
-                Packet::ConnAck(ack) if answer.is_none() => {
+            // What waited for a session that is taken up may follow at once: it is left for later.
+            self.take_one(&mut |packet, _| match packet {
+                Packet::ConnAck(ack) => {
                     answer = Some(ack);
                     Ok(())
                 }
@@ -211,6 +218,7 @@ impl Link {
             });
         }
         self.receive_maximum = ack.receive_maximum;
+        self.session_present = ack.session_present;
         self.keep_alive = ack.server_keep_alive.unwrap_or(self.keep_alive);
         Ok(())
     }
@@ -264,30 +272,35 @@ impl Link {
         &mut self,
         mut take: impl FnMut(Packet<'_>, &mut Vec<u8>) -> Result<(), String>,
     ) -> Result<(), LoadError> {
-        loop {
-            let bytes = &self.inbound[self.start..self.end];
-            match wire::decode(self.version, bytes, self.inbound.len()) {
-                Ok(None) => return Ok(()),
-                Ok(Some((Packet::Disconnect { code }, _))) => {
-                    return Err(LoadError::Disconnected {
-                        client: self.client.clone(),
-                        code,
-                    });
-                }
-                Ok(Some((packet, size))) => {
-                    take(packet, &mut self.out).map_err(|what| LoadError::Protocol {
-                        client: self.client.clone(),
-                        what,
-                    })?;
-                    self.start += size;
-                }
-                Err(source) => {
-                    return Err(LoadError::Wire {
-                        client: self.client.clone(),
-                        source,
-                    });
-                }
+        while self.take_one(&mut take)? {}
+        Ok(())
+    }
+
+    /// Hands on the next packet; `false` if none is complete.
+    fn take_one(
+        &mut self,
+        take: &mut impl FnMut(Packet<'_>, &mut Vec<u8>) -> Result<(), String>,
+    ) -> Result<bool, LoadError> {
+        let bytes = &self.inbound[self.start..self.end];
+        let client = || self.client.clone();
+        match wire::decode(self.version, bytes, self.inbound.len()) {
+            Ok(None) => Ok(false),
+            Ok(Some((Packet::Disconnect { code }, _))) => Err(LoadError::Disconnected {
+                client: client(),
+                code,
+            }),
+            Ok(Some((packet, size))) => {
+                take(packet, &mut self.out).map_err(|what| LoadError::Protocol {
+                    client: client(),
+                    what,
+                })?;
+                self.start += size;
+                Ok(true)
             }
+            Err(source) => Err(LoadError::Wire {
+                client: client(),
+                source,
+            }),
         }
     }
 

@@ -4,6 +4,7 @@
 //! and comparing them is left to `tests/load/compare`. Exit codes: 0 done, 1 the run failed or `--check` found
 //! something, 2 wrong use.
 
+mod backlog;
 mod clients;
 mod connect;
 mod error;
@@ -55,6 +56,11 @@ async fn start(pattern: &Pattern) -> Result<bool, LoadError> {
         Pattern::OneToOne(options) => exchange(pattern.name(), Shape::OneToOne, options).await,
         Pattern::FanIn(options) => exchange(pattern.name(), Shape::FanIn, options).await,
         Pattern::FanOut(options) => exchange(pattern.name(), Shape::FanOut, options).await,
+        Pattern::Backlog(options) => {
+            let report = backlog::backlog(options).await?;
+            print(json, &report)?;
+            Ok(report.is_clean() || !options.check)
+        }
         Pattern::Idle(options) => print(json, &idle::idle(options).await?).map(|()| true),
         Pattern::Connect(options) => print(json, &connect::connect(options).await?).map(|()| true),
     }

@@ -32,6 +32,8 @@ pub enum Pattern {
     FanIn(TrafficOptions),
     /// One publisher sends to N subscribers
     FanOut(TrafficOptions),
+    /// N publishers send to one subscriber that is away and then comes back
+    Backlog(BacklogOptions),
     /// N connections are opened and held: memory per connection
     Idle(IdleOptions),
     /// N clients connect, log in and leave, over and over: connection rate and CPU per connection
@@ -137,6 +139,36 @@ pub struct TrafficOptions {
     /// Seconds without a delivery after which what is still missing counts as lost
     #[arg(long, default_value = "3", value_parser = seconds)]
     pub drain: Duration,
+    /// The subscribers' sessions outlive their connections (clean session 0, or a session expiry)
+    #[arg(long)]
+    pub persistent: bool,
+    /// Exit with code 1 if anything was lost, doubled, reordered, refused or unexpected
+    #[arg(long)]
+    pub check: bool,
+}
+
+#[derive(Args, Clone)]
+pub struct BacklogOptions {
+    #[command(flatten)]
+    pub target: TargetOptions,
+    /// Publishers
+    #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub clients: u32,
+    /// QoS of publishers and subscription
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub qos: u8,
+    /// Payload bytes of each message
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(PAYLOAD_HEAD as i64..=1 << 20))]
+    pub payload: u32,
+    /// Messages of all publishers together
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub messages: u64,
+    /// Unacknowledged messages per publisher (the server's Receive Maximum may lower it)
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+    pub inflight: u16,
+    /// Seconds without progress after which what is still missing counts as lost
+    #[arg(long, default_value = "3", value_parser = seconds)]
+    pub drain: Duration,
     /// Exit with code 1 if anything was lost, doubled, reordered, refused or unexpected
     #[arg(long)]
     pub check: bool,
@@ -205,6 +237,7 @@ impl Pattern {
             Self::OneToOne(traffic) | Self::FanIn(traffic) | Self::FanOut(traffic) => {
                 &traffic.target
             }
+            Self::Backlog(backlog) => &backlog.target,
             Self::Idle(idle) => &idle.target,
             Self::Connect(connect) => &connect.target,
         }
@@ -215,6 +248,7 @@ impl Pattern {
             Self::OneToOne(_) => "one-to-one",
             Self::FanIn(_) => "fan-in",
             Self::FanOut(_) => "fan-out",
+            Self::Backlog(_) => "backlog",
             Self::Idle(_) => "idle",
             Self::Connect(_) => "connect",
         }
@@ -347,6 +381,8 @@ mod tests {
             &["one-to-one", "--cafile", "ca.pem"],
             &["one-to-one", "--password-file", "p"],
             &["connect", "--resume"],
+            &["backlog", "--qos", "0"],
+            &["backlog", "--messages", "0"],
             &["idle", "-n", "0"],
             &["idle", "--hold", "nan"],
         ];

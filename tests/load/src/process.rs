@@ -53,6 +53,16 @@ impl Process {
         kib(&text, key).ok_or_else(|| self.unreadable("status", "no resident size"))
     }
 
+    /// Bytes it has caused to be written to storage so far: pages of files it made dirty. `None` where the kernel does
+    /// not count that, or not tell us.
+    pub fn written_bytes(&self) -> Option<u64> {
+        let text = self.read("io").ok()?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("write_bytes:"))?;
+        line.trim().parse().ok()
+    }
+
     fn read(&self, file: &str) -> Result<String, LoadError> {
         fs::read_to_string(self.path(file)).map_err(|e| self.unreadable(file, &e.to_string()))
     }
@@ -121,6 +131,22 @@ mod tests {
             (0..100_000).for_each(|i| spins = std::hint::black_box(spins.wrapping_add(i)));
             assert!(Instant::now() < deadline, "no CPU time was counted");
         }
+    }
+
+    #[test]
+    fn what_is_written_to_a_disk_shows() {
+        let own = Process::own();
+        // /proc/self/io is there on every kernel that a distribution builds.
+        let before = own.written_bytes().unwrap();
+        let folder = std::env::current_exe().unwrap();
+        let path = folder.with_extension("written");
+        fs::write(&path, vec![1u8; 1 << 20]).unwrap();
+        let after = own.written_bytes().unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(
+            after >= before + (1 << 20),
+            "{before} before, {after} after"
+        );
     }
 
     #[test]

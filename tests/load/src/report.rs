@@ -36,6 +36,8 @@ pub struct Cost {
     pub server_cpu_us_each: Option<f64>,
     /// Server CPU time as a share of one core.
     pub server_busy_percent: Option<f64>,
+    /// Bytes written to storage per delivery or per connection.
+    pub server_written_bytes_each: Option<f64>,
     pub server_rss_kib_before: Option<u64>,
     pub server_rss_kib_after: Option<u64>,
     pub generator_cpu_us_each: f64,
@@ -64,6 +66,44 @@ pub struct TrafficReport {
     pub stalls: u64,
     pub measured: Measured,
     pub cost: Cost,
+}
+
+/// Speed where no latency is to be told.
+#[derive(Serialize)]
+pub struct Speed {
+    pub seconds: f64,
+    pub count: u64,
+    pub per_second: f64,
+}
+
+/// One half of a backlog run.
+#[derive(Serialize)]
+pub struct Half {
+    pub measured: Speed,
+    pub cost: Cost,
+}
+
+#[derive(Serialize)]
+pub struct BacklogReport {
+    pub pattern: &'static str,
+    /// Publishers.
+    pub clients: u32,
+    pub qos: u8,
+    pub payload_bytes: u32,
+    pub transport: Option<Transport>,
+    pub published: u64,
+    pub delivered: u64,
+    pub lost: u64,
+    pub duplicates: u64,
+    pub order_violations: u64,
+    pub unexpected: u64,
+    pub unacknowledged: u64,
+    pub refused: u64,
+    pub first_refusal: Option<u8>,
+    /// Until the last acknowledgement, with the subscriber away.
+    pub stored: Half,
+    /// From the subscriber's return to the last message.
+    pub drained: Half,
 }
 
 #[derive(Serialize)]
@@ -111,6 +151,35 @@ impl TrafficReport {
     }
 }
 
+impl BacklogReport {
+    /// Whether every message arrived once, in order, as it was sent.
+    pub fn is_clean(&self) -> bool {
+        [
+            self.lost,
+            self.duplicates,
+            self.order_violations,
+            self.unexpected,
+            self.unacknowledged,
+            self.refused,
+        ]
+        .iter()
+        .all(|&count| count == 0)
+            && self.delivered > 0
+    }
+}
+
+impl Speed {
+    pub fn between(from: &Sample, to: &Sample) -> Self {
+        let seconds = seconds(from, to);
+        let count = to.done - from.done;
+        Self {
+            seconds,
+            count,
+            per_second: count as f64 / seconds,
+        }
+    }
+}
+
 impl From<Negotiated> for Transport {
     fn from(from: Negotiated) -> Self {
         Self {
@@ -153,12 +222,17 @@ impl Cost {
         Self {
             server_cpu_us_each: measured.then_some(server * 1e6 / count),
             server_busy_percent: measured.then_some(server * 100.0 / seconds),
+            server_written_bytes_each: written(from, to).map(|bytes| bytes as f64 / count),
             server_rss_kib_before,
             server_rss_kib_after,
             generator_cpu_us_each: own * 1e6 / count,
             generator_busy_percent: own * 100.0 / seconds,
         }
     }
+}
+
+fn written(from: &Sample, to: &Sample) -> Option<u64> {
+    to.server_written?.checked_sub(from.server_written?)
 }
 
 fn seconds(from: &Sample, to: &Sample) -> f64 {
@@ -199,6 +273,36 @@ impl fmt::Display for TrafficReport {
         }
         writeln!(f)?;
         write!(f, "  {}", self.cost)
+    }
+}
+
+impl fmt::Display for BacklogReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} n={} QoS {}, {} B, ",
+            self.pattern, self.clients, self.qos, self.payload_bytes
+        )?;
+        transport(f, self.transport.as_ref())?;
+        writeln!(
+            f,
+            ": lost {}, duplicates {}, order violations {}, unexpected {}, refused {}, unacknowledged {}, of {}",
+            self.lost,
+            self.duplicates,
+            self.order_violations,
+            self.unexpected,
+            self.refused,
+            self.unacknowledged,
+            self.published
+        )?;
+        for (name, half, end) in [
+            ("stored", &self.stored, "\n"),
+            ("drained", &self.drained, ""),
+        ] {
+            let rate = half.measured.per_second;
+            write!(f, "  {name}: {rate:.0} messages/s; {}{end}", half.cost)?;
+        }
+        Ok(())
     }
 }
 
@@ -254,6 +358,9 @@ impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let (Some(each), Some(busy)) = (self.server_cpu_us_each, self.server_busy_percent) {
             write!(f, "server {each:.2} µs CPU each, {busy:.0} % of a core; ")?;
+        }
+        if let Some(bytes) = self.server_written_bytes_each {
+            write!(f, "{bytes:.0} bytes written each; ")?;
         }
         if let (Some(before), Some(after)) = (self.server_rss_kib_before, self.server_rss_kib_after)
         {

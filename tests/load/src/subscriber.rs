@@ -80,12 +80,28 @@ impl Subscriber {
                 code,
             });
         }
-        Ok(Self {
+        Ok(Self::resume(link, run, flows, phase, interest))
+    }
+
+    /// With the subscription that the session has already.
+    pub fn resume(
+        link: Link,
+        run: Arc<Run>,
+        flows: Arc<[Arc<Flow>]>,
+        phase: watch::Receiver<Phase>,
+        interest: Interest,
+    ) -> Self {
+        Self {
             link,
             run,
             phase,
             inbox: Inbox::new(flows, interest),
-        })
+        }
+    }
+
+    /// Leaves with DISCONNECT, before any message was sent.
+    pub async fn leave(self) {
+        self.link.close().await;
     }
 
     /// Receives until the run closes.
@@ -95,6 +111,12 @@ impl Subscriber {
     pub async fn run(mut self) -> Result<Received, LoadError> {
         let mut ping = ping_ticker(self.link.keep_alive);
         loop {
+            // First of all what came with CONNACK.
+            let inbox = &mut self.inbox;
+            inbox.now = self.run.now();
+            self.link
+                .drain(|packet, out| inbox.take(&self.run, &packet, out))?;
+            inbox.end_batch(&self.run);
             tokio::select! {
                 biased;
                 changed = self.phase.changed() => {
@@ -102,13 +124,7 @@ impl Subscriber {
                         break;
                     }
                 }
-                turned = self.link.turn() => {
-                    turned?;
-                    let inbox = &mut self.inbox;
-                    inbox.now = self.run.now();
-                    self.link.drain(|packet, out| inbox.take(&self.run, &packet, out))?;
-                    inbox.end_batch(&self.run);
-                }
+                turned = self.link.turn() => turned?,
                 _ = ping.tick() => wire::ping_request(&mut self.link.out),
             }
         }

@@ -11,7 +11,7 @@ use crate::report::{Cost, TrafficReport, Transport};
 use crate::run::{Flow, Phase, Run};
 use crate::subscriber::{Interest, Received, Subscriber};
 use crate::tracker::Tally;
-use crate::wire::Template;
+use crate::wire::{Session, Template};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,13 +20,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-const TICK: Duration = Duration::from_millis(20);
+pub const TICK: Duration = Duration::from_millis(20);
 
 /// After everything has arrived: time for duplicates to show.
-const LINGER: Duration = Duration::from_millis(200);
+pub const LINGER: Duration = Duration::from_millis(200);
 
 /// Bytes a packet may have beyond the payload: header, topic, properties.
-const OVERHEAD: usize = 4096;
+pub const OVERHEAD: usize = 4096;
 
 /// Who sends to whom.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,6 +91,8 @@ pub struct Sample {
     /// Messages or connections, by pattern.
     pub done: u64,
     pub server_cpu: f64,
+    /// Bytes that the server has handed to its disks; `None` if that is not to be known.
+    pub server_written: Option<u64>,
     pub own_cpu: f64,
 }
 
@@ -116,6 +118,7 @@ impl Samples {
             sent,
             done,
             server_cpu,
+            server_written: self.server.and_then(|server| server.written_bytes()),
             own_cpu: self.own.cpu_seconds()?,
         })
     }
@@ -205,6 +208,10 @@ impl<'a> Plan<'a> {
             8 * 1024
         };
         let capacity = buffer.max(2 * payload) + OVERHEAD;
+        let session = match options.persistent {
+            true => Session::Persistent,
+            false => Session::Clean,
+        };
         let (slot, publishers) = match self.shape {
             Shape::OneToOne => (0, index..index + 1),
             Shape::FanIn => (0, 0..self.publishers),
@@ -222,7 +229,7 @@ impl<'a> Plan<'a> {
         let (target, client) = (target.clone(), format!("pl{:08x}s{index}", self.run.id));
         async move {
             let version = target.version();
-            let link = link(target, client, index, capacity).await?;
+            let link = link(target, client, session, index, capacity).await?;
             Subscriber::start(link, run, flows, phase, version, interest).await
         }
     }
@@ -254,7 +261,7 @@ impl<'a> Plan<'a> {
         // Other source addresses than the subscribers', as far as there are enough.
         let source = self.subscribers + index;
         async move {
-            let link = link(target, client, source, OVERHEAD).await?;
+            let link = link(target, client, Session::Clean, source, OVERHEAD).await?;
             let in_flight = InFlight::new(qos, inflight.min(link.receive_maximum));
             let pace = (rate > 0.0).then(|| Pace {
                 first: f64::from(index) / rate * 1e9,

@@ -16,6 +16,18 @@ pub enum Version {
     V5,
 }
 
+/// What becomes of a session when its connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// It ends as well, and begins with nothing.
+    Clean,
+    /// It is kept for [`SESSION_EXPIRY`] seconds (3.1.1: as long as the broker likes), and taken up if it is there.
+    Persistent,
+}
+
+/// Session Expiry Interval (MQTT5 3.1.2.11.2) of persistent sessions, in seconds.
+const SESSION_EXPIRY: u32 = 3600;
+
 /// What the broker sent that this client cannot accept.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum WireError {
@@ -48,6 +60,8 @@ pub enum Packet<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnAck {
     pub code: u8,
+    /// Session Present.
+    pub session_present: bool,
     /// Receive Maximum (MQTT5 3.2.2.3.3), 65,535 where the broker sent none.
     pub receive_maximum: u16,
     /// Server Keep Alive in seconds (MQTT5 3.2.2.3.14).
@@ -64,18 +78,19 @@ pub struct Publish<'a> {
     pub payload: &'a [u8],
 }
 
-/// Appends CONNECT with a clean session (clean start) and no will.
+/// Appends CONNECT without a will.
 pub fn connect(
     out: &mut Vec<u8>,
     version: Version,
     client_id: &str,
+    session: Session,
     login: Option<(&str, Option<&[u8]>)>,
     keep_alive: u16,
 ) {
     let mut body = Vec::with_capacity(64);
     string(&mut body, b"MQTT");
     body.push(if version == Version::V5 { 5 } else { 4 });
-    let mut flags = 0x02;
+    let mut flags = if session == Session::Clean { 0x02 } else { 0 };
     if let Some((_, password)) = login {
         flags |= 0x80;
         if password.is_some() {
@@ -84,8 +99,13 @@ pub fn connect(
     }
     body.push(flags);
     body.extend_from_slice(&keep_alive.to_be_bytes());
-    if version == Version::V5 {
-        body.push(0);
+    match (version, session) {
+        (Version::V311, _) => {}
+        (Version::V5, Session::Clean) => body.push(0),
+        (Version::V5, Session::Persistent) => {
+            body.extend_from_slice(&[5, 0x11]);
+            body.extend_from_slice(&SESSION_EXPIRY.to_be_bytes());
+        }
     }
     string(&mut body, client_id.as_bytes());
     if let Some((user, password)) = login {
@@ -265,11 +285,12 @@ fn publish(version: Version, first: u8, body: &[u8]) -> Result<Publish<'_>, Wire
 
 fn connack(version: Version, body: &[u8]) -> Result<ConnAck, WireError> {
     const NAME: &str = "CONNACK";
-    let &[_, code, ref rest @ ..] = body else {
+    let &[flags, code, ref rest @ ..] = body else {
         return Err(malformed(NAME, "shorter than two bytes"));
     };
     let mut ack = ConnAck {
         code,
+        session_present: flags & 1 != 0,
         receive_maximum: u16::MAX,
         server_keep_alive: None,
     };
@@ -417,6 +438,17 @@ mod tests {
                 Ok(connack_of(5, u16::MAX, None)),
             ),
             (
+                "a session that was kept",
+                Version::V311,
+                &[0x20, 2, 1, 0],
+                Ok(Packet::ConnAck(ConnAck {
+                    session_present: true,
+                    code: 0,
+                    receive_maximum: u16::MAX,
+                    server_keep_alive: None,
+                })),
+            ),
+            (
                 "5.0 limits",
                 Version::V5,
                 &[
@@ -521,7 +553,14 @@ mod tests {
     #[test]
     fn connect_and_subscribe_have_the_bytes_of_the_specification() {
         let mut out = Vec::new();
-        connect(&mut out, Version::V311, "c", Some(("u", Some(b"p"))), 60);
+        connect(
+            &mut out,
+            Version::V311,
+            "c",
+            Session::Clean,
+            Some(("u", Some(b"p"))),
+            60,
+        );
         assert_eq!(
             out,
             [
@@ -530,13 +569,23 @@ mod tests {
             ]
         );
         out.clear();
-        connect(&mut out, Version::V5, "c", None, 0);
+        connect(&mut out, Version::V5, "c", Session::Clean, None, 0);
         assert_eq!(
             out,
             [
                 0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 5, 0x02, 0, 0, 0, 0, 1, b'c'
             ]
         );
+        for (version, length, expiry) in [
+            (Version::V311, 13, &[][..]),
+            (Version::V5, 19, &[5, 0x11, 0, 0, 0x0E, 0x10]),
+        ] {
+            out.clear();
+            connect(&mut out, version, "c", Session::Persistent, None, 0);
+            let level = if version == Version::V5 { 5 } else { 4 };
+            let head = [0x10, length, 0, 4, b'M', b'Q', b'T', b'T', level, 0, 0, 0];
+            assert_eq!(out, [&head[..], expiry, &[0, 1, b'c']].concat());
+        }
         out.clear();
         subscribe(&mut out, Version::V5, 7, "a/+", 2);
         assert_eq!(out, [0x82, 9, 0, 7, 0, 0, 3, b'a', b'/', b'+', 2]);
@@ -548,6 +597,7 @@ mod tests {
         server_keep_alive: Option<u16>,
     ) -> Packet<'static> {
         Packet::ConnAck(ConnAck {
+            session_present: false,
             code,
             receive_maximum,
             server_keep_alive,

@@ -27,6 +27,8 @@ struct Broker {
     connack: u8,
     suback: Option<u8>,
     puback: Option<u8>,
+    /// Keeps no session, whatever the client asks for.
+    forgets: bool,
 }
 
 const FAITHFUL: Broker = Broker {
@@ -34,6 +36,7 @@ const FAITHFUL: Broker = Broker {
     connack: 0,
     suback: None,
     puback: None,
+    forgets: false,
 };
 
 #[test]
@@ -255,6 +258,35 @@ fn connections_are_made_over_and_over_and_held() {
     assert!(report(&output)["server_rss_kib_held"].as_u64().unwrap() > 0);
 }
 
+#[test]
+fn a_backlog_waits_for_its_subscriber_and_faults_in_it_are_counted() {
+    let backlog = |broker: Broker, more: &[&str]| {
+        let all = ["backlog", "--drain", "0.5", "--json", "--messages", "1001"];
+        load(broker.start(), &[&all[..], more].concat())
+    };
+    for more in [&[][..], &["--mqtt", "5"], &["-n", "7", "--check"]] {
+        let output = backlog(FAITHFUL, more);
+        assert!(output.status.success(), "{more:?}");
+        let report = report(&output);
+        for half in ["stored", "drained"] {
+            assert_eq!(report[half]["measured"]["count"], 1001, "{more:?}: {half}");
+        }
+    }
+    let fault = |n| if n == 5 { Deed::Drop } else { Deed::Forward };
+    let output = backlog(Broker { fault, ..FAITHFUL }, &["--check"]);
+    assert!(!output.status.success());
+    assert_eq!(report(&output)["lost"], 1);
+    let output = backlog(
+        Broker {
+            forgets: true,
+            ..FAITHFUL
+        },
+        &[],
+    );
+    let problem = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(problem.contains("session present = 0"), "{problem}");
+}
+
 fn exchange(broker: Broker, arguments: &[&str]) -> Output {
     let mut all = vec!["one-to-one", "--warm-up", "0", "--drain", "0.5", "--json"];
     all.extend(arguments);
@@ -275,12 +307,21 @@ fn report(output: &Output) -> serde_json::Value {
         .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
+/// The one subscriber, and what waits for it while it is away.
+#[derive(Default)]
+struct Home {
+    stream: Option<TcpStream>,
+    /// Its session stays when it leaves.
+    kept: bool,
+    waiting: Vec<u8>,
+}
+
 impl Broker {
     /// Serves one subscriber and any number of others on a free port, for as long as the test lives.
     fn start(self) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let subscriber: Arc<Mutex<Option<TcpStream>>> = Arc::default();
+        let subscriber: Arc<Mutex<Home>> = Arc::default();
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let subscriber = subscriber.clone();
@@ -291,13 +332,10 @@ impl Broker {
         port
     }
 
-    fn serve(
-        self,
-        mut stream: TcpStream,
-        subscriber: &Mutex<Option<TcpStream>>,
-    ) -> std::io::Result<()> {
+    fn serve(self, mut stream: TcpStream, subscriber: &Mutex<Home>) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
         let (mut version, mut published, mut delayed) = (4, 0, None);
+        let mut persistent = false;
         loop {
             let (first, body) = packet(&mut stream)?;
             match first >> 4 {
@@ -310,13 +348,23 @@ impl Broker {
                     };
                     let mut answer = answer.to_vec();
                     answer[3] = self.connack;
+                    persistent = body[7] & 2 == 0;
+                    let mut home = subscriber.lock().unwrap();
+                    if persistent && home.kept && !self.forgets {
+                        answer[2] = 1;
+                        // All at once: the client must not take what waited for a part of CONNACK.
+                        answer.append(&mut home.waiting);
+                        home.stream = Some(stream.try_clone()?);
+                    }
                     stream.write_all(&answer)?;
                 }
                 8 => {
                     let code = self.suback.unwrap_or(body[body.len() - 1]);
                     let head: &[u8] = if version == 5 { &[0x90, 4] } else { &[0x90, 3] };
                     let tail: &[u8] = if version == 5 { &[0, code] } else { &[code] };
-                    *subscriber.lock().unwrap() = Some(stream.try_clone()?);
+                    let mut home = subscriber.lock().unwrap();
+                    home.stream = Some(stream.try_clone()?);
+                    home.kept = persistent;
                     stream.write_all(&[head, &body[..2], tail].concat())?;
                 }
                 3 => {
@@ -343,14 +391,17 @@ impl Broker {
                             [message, delayed.take().unwrap_or_default()].concat()
                         }
                     };
-                    subscriber
-                        .lock()
-                        .unwrap()
-                        .as_mut()
-                        .unwrap()
-                        .write_all(&out)?;
+                    let mut home = subscriber.lock().unwrap();
+                    match &mut home.stream {
+                        Some(stream) => stream.write_all(&out)?,
+                        None => home.waiting.extend(out),
+                    }
                 }
                 4 => {}
+                14 if persistent => {
+                    subscriber.lock().unwrap().stream = None;
+                    return Ok(());
+                }
                 _ => return Ok(()),
             }
         }

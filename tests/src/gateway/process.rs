@@ -5,9 +5,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::peer::Tool;
+
+/// How long a stopped process may take to leave the kernel: as long as a slow disk takes to sync.
+const FREEZE: Duration = Duration::from_secs(30);
 
 /// A started process.
 pub struct Process {
@@ -64,6 +67,45 @@ impl Process {
             // SAFETY: kill takes two integers and touches no memory of ours.
             unsafe { libc::kill(self.pid as libc::pid_t, signal) };
         }
+    }
+
+    /// Sends SIGSTOP and waits until no thread of it runs any more: whatever a thread was doing in the kernel is complete
+    /// by then. A process that has ended counts as stopped.
+    ///
+    /// # Errors
+    /// A thread that is still not stopped after [`FREEZE`], as `/proc` describes it.
+    pub async fn freeze(&self) -> Result<(), String> {
+        self.signal(libc::SIGSTOP);
+        let start = Instant::now();
+        loop {
+            let Some(running) = self.running_thread() else {
+                return Ok(());
+            };
+            if self.status().is_some() {
+                return Ok(());
+            }
+            if start.elapsed() > FREEZE {
+                return Err(format!("not stopped after {FREEZE:?}: {running}"));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// A thread that is neither stopped nor dead: its line in `/proc`.
+    fn running_thread(&self) -> Option<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?;
+        let lines = tasks.flatten().filter_map(|task| {
+            // A thread that ends meanwhile has no file any more.
+            std::fs::read_to_string(task.path().join("stat")).ok()
+        });
+        lines.map(|line| line.trim().to_owned()).find(|line| {
+            // The state follows the name, which may hold anything, in parentheses.
+            let state = line
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.chars().next());
+            !matches!(state, Some('T' | 'Z' | 'X'))
+        })
     }
 
     /// Waits for the end.

@@ -69,9 +69,9 @@ async fn receiving_alone_does_not_keep_a_connection_alive() {
     let mut client = gateway
         .connect(Connect::v5(&scope.id("a")).keep_alive(1))
         .await;
-    client.subscribe(&topic, 0).await;
     let mut publisher = gateway.v5(&scope.id("p")).await;
     let start = Instant::now();
+    client.subscribe(&topic, 0).await;
     let feeding = tokio::spawn(async move {
         let mut clock = tokio::time::interval(Duration::from_millis(200));
         while start.elapsed() < LATEST {
