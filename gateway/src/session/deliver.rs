@@ -178,10 +178,10 @@ impl Connection {
                     None => false,
                     Some(id) => {
                         frame.packet_id = Some(id);
-                        let odd = id != identifier(delivery.serial);
-                        let change = match odd && delivery.qos == Qos::ExactlyOnce {
-                            true => self.session.send_as(delivery.serial, id),
-                            false => behind,
+                        // An identifier that does not follow from the serial is known to the disk before it is used.
+                        let change = match id == identifier(delivery.serial) {
+                            true => behind,
+                            false => self.session.send_as(delivery.serial, id).max(behind),
                         };
                         self.hold(change, out, |_, out| frame.write(None, out).is_ok())
                     }

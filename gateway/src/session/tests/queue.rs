@@ -190,6 +190,32 @@ fn what_the_writer_does_not_know_yet_is_not_asked_for_and_not_forgotten() {
     assert_eq!(bench.wants_page(), Some((2, 2)));
 }
 
+#[test]
+fn what_expired_beside_the_backlog_does_not_hide_what_waits_in_it() {
+    let mut bench = Bench::default();
+    for topic in ["1", "2", "3"] {
+        bench.store(topic, Qos::AtLeastOnce, 1, false);
+    }
+    // Others that were in the same rows on disk, and that nobody counted here.
+    bench.queue.swept(10, 10_000);
+    assert_eq!(bench.wants_page(), Some((1, 3)));
+    bench.store("4", Qos::AtLeastOnce, 2, true);
+    assert!(bench.topics(true).is_empty(), "it is behind the others");
+}
+
+// D8, D9
+#[test]
+fn what_may_have_been_sent_is_not_dropped_at_the_limit() {
+    let mut bench = Bench::default();
+    for topic in ["1", "2", "3"] {
+        bench.store(topic, Qos::ExactlyOnce, 1, false);
+    }
+    bench.ledger.send(2);
+    bench.store("4", Qos::ExactlyOnce, 1, false);
+    let done = [1, 2, 3, 4].map(|serial| bench.ledger.is_done(serial));
+    assert_eq!(done, [false, false, true, false]);
+}
+
 // D1
 #[test]
 fn qos_2_and_answers_leave_when_their_turn_is_on_disk() {

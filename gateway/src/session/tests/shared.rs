@@ -232,3 +232,69 @@ async fn a_member_that_left_in_the_same_moment_costs_no_message() {
     assert_eq!(one.receive().await, []);
     assert_eq!(one.session.queued_bytes(), 0);
 }
+
+// S4
+#[tokio::test]
+async fn what_moves_to_another_member_is_not_read_again_by_one_that_comes_straight_back() {
+    let world = World::new();
+    let slow = Connect {
+        receive_maximum: 1,
+        ..resume("1")
+    };
+    let mut one = member(&world, slow, Qos::ExactlyOnce).await;
+    let mut two = member(&world, resume("2"), Qos::ExactlyOnce).await;
+    produce(&world, Qos::ExactlyOnce, 6).await;
+    assert_eq!(
+        one.messages().await.len(),
+        1,
+        "the others wait for the window"
+    );
+    one.vanish().await;
+    let mut back = world.client(resume("1")).await;
+    let (one, two) = (back.take().await, two.take().await);
+    assert_eq!(together(one, two), all(6));
+}
+
+// S4
+#[tokio::test]
+async fn a_group_of_one_keeps_the_order_of_what_waited_when_its_member_left() {
+    let world = World::new();
+    let slow = Connect {
+        receive_maximum: 1,
+        ..resume("1")
+    };
+    let mut one = member(&world, slow, Qos::AtLeastOnce).await;
+    produce(&world, Qos::AtLeastOnce, 4).await;
+    assert_eq!(one.messages().await.len(), 1);
+    one.vanish().await;
+    let mut publisher = world.client(connect("publisher")).await;
+    publisher
+        .publish(publish_at(Qos::AtLeastOnce, 1, "t", "5"))
+        .await;
+    world.settle().await;
+    let world = world.crash().await;
+    let mut back = world.client(resume("1")).await;
+    assert_eq!(back.take().await, ["1", "2", "3", "4", "5"]);
+}
+
+// S4, D10
+#[tokio::test]
+async fn a_session_that_ends_leaves_what_is_on_disk_to_the_other_members() {
+    let world = World::new();
+    let one = member(&world, resume("1"), Qos::ExactlyOnce).await;
+    one.vanish().await;
+    produce(&world, Qos::ExactlyOnce, 5).await;
+    let world = world.crash().await;
+    let two = member(&world, resume("2"), Qos::ExactlyOnce).await;
+    two.vanish().await;
+    let session = world.session("1").unwrap();
+    world
+        .registry
+        .due(session, crate::session::agenda::Due::Expiry)
+        .await;
+    world.settle().await;
+    let world = world.crash().await;
+    assert!(world.session("1").is_none());
+    let mut back = world.client(resume("2")).await;
+    assert_eq!(back.take().await, ["1", "2", "3", "4", "5"]);
+}
