@@ -187,6 +187,12 @@ async fn refusals(gateway: &Gateway, filler: &mut Filler, expected: u8) {
     assert!(took < RETRY, "refusing two messages took {took:?}");
     v3_is_disconnected(gateway).await;
     qos_0_is_served(gateway).await;
+    let health = gateway.cli(&["health"], "").await;
+    assert!(!health.status.success(), "{health}");
+    assert!(
+        health.stdout.contains("the disk of the message store"),
+        "{health}"
+    );
 }
 
 async fn recovery(gateway: &Gateway, filler: &mut Filler) {
@@ -196,6 +202,8 @@ async fn recovery(gateway: &Gateway, filler: &mut Filler) {
         assert!(filler.publish().await < 0x80);
     }
     assert!(says(gateway, "the message store writes again"));
+    let health = gateway.cli(&["health"], "").await.expect_success();
+    assert_eq!(health.stdout, "healthy\n");
     qos_0_is_served(gateway).await;
 }
 

@@ -166,6 +166,9 @@ impl Administration {
             }
             Command::RemoveRule { id } => self.remove_rule(id).await,
             Command::ListRules { after } => Ok(self.list_rules(after)),
+            Command::Health => Ok(Answer::Health {
+                problems: self.live.get().map_or(Vec::new(), |live| live.problems()),
+            }),
             Command::Explain {
                 user,
                 action,

@@ -68,6 +68,9 @@ impl LiveSessions for Ear {
     fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
         self.0.note(format!("password {realm}:{name}"))
     }
+    fn problems(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 impl World {

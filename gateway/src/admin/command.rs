@@ -63,6 +63,8 @@ pub enum Command {
         topic: String,
         client_id: Option<String>,
     },
+    /// Does everything work?
+    Health,
 }
 
 /// What is answered with more than a line: everything the data directory keeps, keys included.
@@ -110,6 +112,10 @@ pub enum Answer {
         more: bool,
     },
     Explanation(Explanation),
+    /// What does not work as it should, and what to do about it; nothing if all is well.
+    Health {
+        problems: Vec<String>,
+    },
     /// The parts of a backup. Their contents follow, one after the other, without anything between them.
     Backup {
         parts: Vec<PartLine>,
@@ -170,9 +176,10 @@ impl Command {
                 format!("add the rule {effect} {action} {filter:?} for {who:?}")
             }
             Command::RemoveRule { id } => format!("remove rule {id}"),
-            Command::ListUsers { .. } | Command::ListRules { .. } | Command::Explain { .. } => {
-                return None;
-            }
+            Command::ListUsers { .. }
+            | Command::ListRules { .. }
+            | Command::Explain { .. }
+            | Command::Health => return None,
         })
     }
 }

@@ -13,4 +13,6 @@ pub trait LiveSessions: Send + Sync {
     fn roles_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()>;
     /// The principal proves itself by another password or secret now; who is connected used the old one.
     fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()>;
+    /// What does not work as it should, in words for the operator.
+    fn problems(&self) -> Vec<String>;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::LiveSessions;
-use crate::{auth::Users, session::registry::Registry};
+use crate::{auth::Users, session::registry::Registry, store::writer::Failure};
 
 /// Passes changes on to the session registry.
 pub struct Sessions {
@@ -46,5 +46,17 @@ impl LiveSessions for Sessions {
     fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
         self.registry.credentials_changed(realm, name);
         Box::pin(std::future::ready(()))
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let failure = self.registry.store_failure().map(|failure| match failure {
+            Failure::Full => "the disk of the message store is full: free some space",
+            Failure::Broken => "the disk of the message store fails: the log says how",
+        });
+        let refused = "; until it can write again, QoS 1 and 2 and persistent sessions are refused";
+        failure
+            .map(|failure| format!("{failure}{refused}"))
+            .into_iter()
+            .collect()
     }
 }

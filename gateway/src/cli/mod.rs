@@ -5,6 +5,7 @@ mod archive;
 mod backup;
 mod check;
 mod config;
+mod health;
 mod output;
 mod prompt;
 mod reach;
@@ -47,6 +48,8 @@ enum Verb {
     User(user::Args),
     /// Allow, deny and explain what clients may publish and subscribe to
     Acl(acl::Args),
+    /// Say whether the gateway runs and everything in it works; exit code 0 if so
+    Health,
     /// Copy everything a gateway keeps into one file; it may be running
     Backup(backup::Args),
     /// Give a gateway that does not run what a backup holds
@@ -159,6 +162,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.verb {
         Some(Verb::User(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Health) => return health::run(&settings.locate()?, &mut out).await,
         Some(Verb::Backup(args)) => args.run(&settings.locate()?, &mut out).await?,
         Some(Verb::Restore(args)) => args.run(&settings.locate()?, &mut out).await?,
         Some(Verb::Check) => check::run(settings, &mut out)?,

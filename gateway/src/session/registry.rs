@@ -32,7 +32,7 @@ use crate::{
         endpoint::{Endpoint, SessionId},
         envelope::Envelope,
     },
-    store::writer::Store,
+    store::writer::{Failure, Store},
 };
 
 pub struct Registry {
@@ -142,6 +142,11 @@ impl Registry {
     /// New limits; connections that are up keep theirs.
     pub fn configure(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
+    }
+
+    /// Why the disk has refused for longer than `store.retry`, if it has (D7).
+    pub fn store_failure(&self) -> Option<Failure> {
+        self.store.failure()
     }
 
     pub(super) fn store(&self) -> &Arc<Store> {
