@@ -498,7 +498,7 @@ impl Dispatcher {
                 if let Some(origin) = &settled.origin
                     && origin.endpoint.is_known()
                 {
-                    self.turn().end(origin.endpoint.id());
+                    self.turn().end(&origin.endpoint);
                 }
             }
         }

@@ -89,6 +89,9 @@ pub trait Endpoint: Send + Sync {
     /// The transaction that took up its state is on disk.
     fn recorded(&self);
 
+    /// It has ended, and the disk knows nothing of it any more.
+    fn forgotten(&self);
+
     /// The turn is on disk.
     fn stored(&self, turn: u64);
 

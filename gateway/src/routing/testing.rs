@@ -129,6 +129,8 @@ impl Endpoint for Sink {
 
     fn recorded(&self) {}
 
+    fn forgotten(&self) {}
+
     fn stored(&self, _: u64) {}
 
     fn complete(&self, _: u32, completions: &[Completion]) {

@@ -34,7 +34,7 @@ pub(super) struct Turn {
     retained: Vec<(Message, bool)>,
     received: Vec<(Arc<dyn Endpoint>, PacketId, ReasonCode)>,
     subscriptions: Vec<(SessionId, ByteString, Option<Vec<u8>>)>,
-    ended: Vec<SessionId>,
+    ended: Vec<Arc<dyn Endpoint>>,
     given: Vec<(Arc<dyn Endpoint>, u64)>,
     wills: Vec<Origin>,
     completions: Vec<(Origin, Completion)>,
@@ -128,8 +128,8 @@ impl Turn {
         self.change_subscription(endpoint, filter, None);
     }
 
-    pub fn end(&mut self, session: SessionId) {
-        self.ended.push(session);
+    pub fn end(&mut self, endpoint: &Arc<dyn Endpoint>) {
+        self.ended.push(endpoint.clone());
     }
 
     /// A message was taken from a session, for another or for nobody (S4).
@@ -208,8 +208,8 @@ impl Change for Turn {
             endpoint.record(rows, now);
             self.recorded.push(endpoint);
         }
-        for session in std::mem::take(&mut self.ended) {
-            rows.ended(session.0);
+        for endpoint in &self.ended {
+            rows.ended(endpoint.id().0);
         }
     }
 
@@ -222,6 +222,7 @@ impl Change for Turn {
             endpoint.stored(self.number);
             endpoint.wake();
         }
+        self.ended.iter().for_each(|endpoint| endpoint.forgotten());
         for settled in &self.on_account {
             self.bus.release(settled);
         }

@@ -125,6 +125,18 @@ impl Session {
         self.change(Urgency::Now, |mailbox| mailbox.ledger.send_as(serial, id))
     }
 
+    /// Waits until the disk knows nothing of a session that has ended, or cannot be told (D7).
+    pub(super) async fn is_forgotten(&self) {
+        loop {
+            let mut left = std::pin::pin!(self.left.notified());
+            left.as_mut().enable();
+            if !self.is_known() || self.store.is_failing() {
+                return;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(100), left).await;
+        }
+    }
+
     /// What its client had in flight when it left, from disk.
     pub(super) async fn window(self: &Arc<Self>) -> Window {
         let (range, released) = {

@@ -188,6 +188,11 @@ impl Endpoint for Session {
         Session::recorded(self);
     }
 
+    fn forgotten(&self) {
+        self.known.store(false, Relaxed);
+        self.left.notify_waiters();
+    }
+
     fn stored(&self, turn: u64) {
         self.open().queue.stored(turn);
     }

@@ -240,6 +240,8 @@ impl Registry {
                 let will = session.rest().interrupt();
                 // The session ends here, and with it the delay of its will (MQTT-3.1.2-8).
                 self.end(&session, will).await;
+                // What a clean start discards does not come back with a crash.
+                session.is_forgotten().await;
                 continue;
             }
             let Ok(window) = tokio::time::timeout(TAKEOVER, session.window()).await else {
