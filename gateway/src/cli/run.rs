@@ -19,9 +19,7 @@ pub(super) async fn run(settings: &SettingsArgs) -> Result<(), CliError> {
     let first = gateway.take_first_account();
     let banner = banner(&gateway, first.as_ref());
     let shown = io::stdout().is_terminal();
-    let mut out = io::stdout();
-    // A closed standard output is no reason to stop serving.
-    let _ = out.write_all(banner.as_bytes()).and_then(|()| out.flush());
+    print(&banner);
     if let Some(first) = first {
         if shown {
             first.was_shown()?;
@@ -29,6 +27,7 @@ pub(super) async fn run(settings: &SettingsArgs) -> Result<(), CliError> {
             tracing::info!(path = %first.file.display(), "the first account and its password");
         }
     }
+    print("\nready\n");
     loop {
         let request = tokio::select! {
             request = signals.next() => request,
@@ -46,6 +45,12 @@ pub(super) async fn run(settings: &SettingsArgs) -> Result<(), CliError> {
         Request::Stop = signals.next() => {}
     }
     Ok(())
+}
+
+/// A closed standard output is no reason to stop serving.
+fn print(text: &str) {
+    let mut out = io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// A connection is an open file, and shells like to allow 1,024: as many as the system lets us have are taken.
@@ -135,7 +140,6 @@ fn banner(gateway: &Gateway, first: Option<&FirstAccount>) -> String {
     if let Some(lines) = example(gateway, first) {
         text.push_str(&lines);
     }
-    text.push_str("\nready\n");
     text
 }
 
