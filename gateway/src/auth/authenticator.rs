@@ -1,13 +1,14 @@
 //! The login: from what a CONNECT presents to a principal or a refusal.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
 use super::cache::PasswordCache;
 use super::password;
 use super::pool::{Overflow, Pool};
-use super::{AuthError, LOCAL_REALM, Principal, SecretKey, Users};
+use super::{AuthError, LOCAL_REALM, Principal, SecretKey, Upgrade, Upgrades, Users, imported};
 use crate::mqtt::ReasonCode;
 use crate::store::{Credential, User};
 
@@ -71,7 +72,6 @@ impl Default for Settings {
 }
 
 /// Verifies credentials against the users in memory.
-#[derive(Debug)]
 pub struct Authenticator {
     users: Arc<Users>,
     key: Arc<SecretKey>,
@@ -81,6 +81,7 @@ pub struct Authenticator {
     /// Hashed against when there is nothing else to hash against.
     decoy: Arc<str>,
     realm: Arc<str>,
+    upgrades: OnceLock<Arc<dyn Upgrades>>,
 }
 
 impl Authenticator {
@@ -97,7 +98,13 @@ impl Authenticator {
             settings: ArcSwap::from_pointee(settings),
             decoy: password::decoy()?.into(),
             realm: LOCAL_REALM.into(),
+            upgrades: OnceLock::new(),
         })
+    }
+
+    /// Says who stores the hashes that replace imported ones. The first one stays.
+    pub fn attach_upgrades(&self, upgrades: Arc<dyn Upgrades>) {
+        let _ = self.upgrades.set(upgrades);
     }
 
     /// Takes new settings over; logins under way finish by the old ones.
@@ -119,34 +126,66 @@ impl Authenticator {
             // A name without a password, or a password without a name: the answer tells nothing about any account.
             _ => return Err(Refusal::BadCredentials),
         };
-        let user = self.users.find(name);
-        if let Some(user) = &user
-            && self.is_proven_fast(user, password)
+        let mut user = self.users.find(name);
+        loop {
+            if let Some(user) = &user
+                && self.is_proven_fast(user, password)
+            {
+                return self.admit(user);
+            }
+            let phc = match user.as_deref().map(|user| &user.credential) {
+                Some(Credential::Chosen(phc)) => phc,
+                _ => &self.decoy,
+            };
+            let verified = self
+                .pool
+                .verify(password, phc.clone())
+                .await
+                .map_err(|Overflow| Refusal::Busy)?;
+            if !verified {
+                self.exhaust(password, phc).await?;
+                return Err(Refusal::BadCredentials);
+            }
+            // The user may have changed while this waited (I3). A decoy never verifies.
+            let now = self.users.find(name);
+            match (&user, &now) {
+                (Some(before), Some(now)) if now.credential == before.credential => {
+                    self.verified(now, phc, password).await;
+                    return self.admit(now);
+                }
+                // Another login of the same user may have had the hash replaced: asked again, of one of ours.
+                (Some(_), Some(_)) if imported::is_imported(phc) => user = now,
+                _ => return Err(Refusal::BadCredentials),
+            }
+        }
+    }
+
+    /// Remembers a chosen password that was right, and has a hash of ours made of it if it was imported.
+    async fn verified(&self, user: &User, phc: &Arc<str>, password: &[u8]) {
+        let mut current = phc.clone();
+        if imported::is_imported(phc)
+            && let Some(upgrades) = self.upgrades.get()
+            && let Ok(own) = self.pool.hash(password).await
         {
-            return self.admit(user);
+            current = own.into();
+            upgrades.upgrade(Upgrade {
+                name: user.name.clone(),
+                imported: phc.clone(),
+                own: current.clone(),
+            });
         }
-        let phc = match user.as_deref().map(|user| &user.credential) {
-            Some(Credential::Chosen(phc)) => phc,
-            _ => &self.decoy,
-        };
-        let verified = self
-            .pool
-            .verify(password, phc.clone())
-            .await
-            .map_err(|Overflow| Refusal::Busy)?;
-        // The user may have changed while this waited (I3). A decoy never verifies.
-        let unchanged = user.filter(|_| verified).and_then(|before| {
-            self.users
-                .find(name)
-                .filter(|now| now.credential == before.credential)
-        });
-        let Some(user) = unchanged else {
-            return Err(Refusal::BadCredentials);
-        };
-        if let Credential::Chosen(phc) = &user.credential {
-            self.cache.remember(&user.name, phc, password);
+        self.cache.remember(&user.name, &current, password);
+    }
+
+    /// Makes a wrong password as expensive as any other wrong password, whatever was stored for the name (I2).
+    async fn exhaust(&self, password: &[u8], verified: &str) -> Result<(), Refusal> {
+        for decoy in self.users.efforts().beside(verified, &self.decoy) {
+            self.pool
+                .verify(password, decoy)
+                .await
+                .map_err(|Overflow| Refusal::Busy)?;
         }
-        self.admit(&user)
+        Ok(())
     }
 
     /// Whether a principal that was let in would be let in now, with the same roles. To be asked after the session is
@@ -218,6 +257,12 @@ impl Authenticator {
             true => Ok(Principal::anonymous(&settings.anonymous_role)),
             false => Err(Refusal::NotAuthorized),
         }
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator").finish_non_exhaustive()
     }
 }
 

@@ -11,20 +11,28 @@
 //! must, an unknown name and a wrong generated secret because otherwise the time would tell which names exist and of
 //! what kind they are (I2). That price is paid by guessers, in a bounded low-priority pool; a fleet with good secrets
 //! never enters it.
+//!
+//! A hash imported from Mosquitto costs something else than one of ours. While there is any, every wrong answer costs one
+//! of each kind, so that neither its cost nor its absence tells a name; and it is replaced by one of ours as soon as its
+//! user logs in.
 
 mod authenticator;
 mod cache;
+mod imported;
 mod name;
 mod password;
 mod pool;
 mod principal;
 mod secret;
+mod upgrade;
 mod users;
 
 pub use authenticator::{Authenticator, Credentials, Refusal, Settings};
+pub use imported::{ImportedHashError, check_imported};
 pub use name::{LOCAL_REALM, check_role, check_user_name};
 pub use principal::Principal;
 pub use secret::{SecretKey, generate_secret};
+pub use upgrade::{Upgrade, Upgrades};
 pub use users::Users;
 
 use std::path::PathBuf;

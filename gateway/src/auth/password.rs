@@ -5,6 +5,7 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use aws_lc_rs::{constant_time, rand};
 
 use super::AuthError;
+use super::imported::Imported;
 
 /// Longest password a user may be given, in bytes.
 pub(super) const MAX_BYTES: usize = 1024;
@@ -15,8 +16,11 @@ const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
 /// What one verification may cost at most, whatever the stored hash asks for (I3).
-const MAX_MEMORY_KIB: u32 = 64 * 1024;
-const MAX_PASSES: u32 = 16;
+pub(super) const MAX_MEMORY_KIB: u32 = 64 * 1024;
+pub(super) const MAX_PASSES: u32 = 16;
+
+/// What begins every hash made here; any other was imported.
+pub(super) const OWN_PREFIX: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
 
 /// The working memory of one hash, kept from one hash to the next: touching 19 MiB anew costs a fifth of the time.
 #[derive(Default)]
@@ -60,11 +64,12 @@ pub(super) fn hash(password: &[u8], memory: &mut Memory) -> Result<String, AuthE
     phc(&salt, &output).ok_or(AuthError::Hashing)
 }
 
-/// Whether the password is the one that was hashed. False also for a hash that is no argon2 PHC string or costs more
-/// than the limits above.
+/// Whether the password is the one that was hashed. False also for a hash that is neither an argon2 PHC string nor in a
+/// form of Mosquitto's, or costs more than the limits above.
 pub(super) fn verify(password: &[u8], phc: &str, memory: &mut Memory) -> bool {
     let Ok(stored) = PasswordHash::new(phc) else {
-        return false;
+        // Also Mosquitto's argon2id hashes: their salts are longer than a PHC string's may be.
+        return Imported::parse(phc).is_ok_and(|hash| hash.verify(password, memory));
     };
     let (Some(salt), Some(expected)) = (stored.salt, stored.hash) else {
         return false;
@@ -111,7 +116,7 @@ fn phc(salt: &[u8], output: &[u8]) -> Option<String> {
     Some(hash.to_string())
 }
 
-fn compute(
+pub(super) fn compute(
     password: &[u8],
     salt: &[u8],
     algorithm: Algorithm,
