@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::upgrades::HashUpgrades;
 use super::{
     AdminError, Answer, Backup, Command, LiveSessions, NewPassword, RuleLine, Secret, UserLine,
 };
@@ -22,7 +23,7 @@ use crate::store::{Accounts, Credential, NewRule, Snapshot, StoreError, StoredRu
 /// Accounts and policy of one data directory: the database, and what of it is in force in memory.
 pub struct Administration {
     directory: PathBuf,
-    accounts: Accounts,
+    pub(super) accounts: Accounts,
     users: Arc<Users>,
     policy: Arc<PolicyHandle>,
     authenticator: Arc<Authenticator>,
@@ -32,6 +33,8 @@ pub struct Administration {
     turns: Semaphore,
     /// One backup at a time: it needs as much space as the databases.
     backups: Arc<Semaphore>,
+    /// One import at a time on the control socket: it is large.
+    pub(super) imports: Semaphore,
 }
 
 /// How long an answer waits for the live sessions to hear of a change. They hear of it all the same.
@@ -70,7 +73,7 @@ impl Administration {
         let users = Arc::new(Users::new(users));
         let authenticator = Arc::new(Authenticator::new(users.clone(), Arc::new(key), settings)?);
         let in_force = Mutex::new(InForce { revision, rules });
-        Ok(Arc::new(Administration {
+        let administration = Arc::new(Administration {
             directory: directory.to_owned(),
             accounts,
             users,
@@ -80,7 +83,10 @@ impl Administration {
             live: OnceLock::new(),
             turns: Semaphore::new(1),
             backups: Arc::new(Semaphore::new(1)),
-        }))
+            imports: Semaphore::new(1),
+        });
+        HashUpgrades::attach(&administration);
+        Ok(administration)
     }
 
     pub fn authenticator(&self) -> &Arc<Authenticator> {
@@ -370,7 +376,7 @@ impl Administration {
     }
 
     /// Puts what the database holds now into force, and tells the live sessions if the rules are other ones.
-    async fn refresh(&self) -> Result<(), AdminError> {
+    pub(super) async fn refresh(&self) -> Result<(), AdminError> {
         let snapshot = self
             .accounts
             .snapshot()
@@ -408,7 +414,10 @@ impl Administration {
 
     /// Tells the live sessions, and waits until all of them know; not for ever, so that one that hangs does not keep
     /// the operator from the next change.
-    async fn tell(&self, what: impl FnOnce(&dyn LiveSessions) -> BoxFuture<'static, ()>) {
+    pub(super) async fn tell(
+        &self,
+        what: impl FnOnce(&dyn LiveSessions) -> BoxFuture<'static, ()>,
+    ) {
         let Some(live) = self.live.get() else { return };
         if timeout(TELL_PATIENCE, tokio::spawn(what(live.as_ref())))
             .await
@@ -420,7 +429,7 @@ impl Administration {
         }
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, AdminError> {
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, AdminError> {
         self.turns.acquire().await.map_err(|_| AdminError::Died)
     }
 
@@ -447,7 +456,7 @@ impl Administration {
         }
     }
 
-    fn checked_roles(
+    pub(super) fn checked_roles(
         &self,
         roles: &[String],
         warnings: &mut Vec<String>,
@@ -477,7 +486,7 @@ fn compile(rules: &[StoredRule]) -> Result<Policy, AdminError> {
     Ok(Policy::new(rules))
 }
 
-fn stored(rule: &Rule) -> NewRule {
+pub(super) fn stored(rule: &Rule) -> NewRule {
     let (who_kind, realm, who) = match &rule.who {
         Who::User { realm, name } => ("user", realm.as_ref(), name.as_ref()),
         Who::Role(role) => ("role", "", role.as_ref()),

@@ -8,10 +8,10 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::timeout;
+use tokio::time::{error::Elapsed, timeout};
 
 use super::control::{LINE_MAX, read_line};
-use super::{AdminError, Answer, Command, PartLine, Reply, command::Transfer};
+use super::{AdminError, Answer, Command, Import, PartLine, Reply, command::Transfer};
 
 /// Longest answer, in bytes: a page of a list.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
@@ -43,6 +43,29 @@ impl ControlClient {
         self.ask(command, PATIENCE).await
     }
 
+    /// Has the gateway take accounts and rules over.
+    pub async fn import(&mut self, import: &Import) -> Result<Answer, AdminError> {
+        let text =
+            serde_json::to_vec(import).map_err(|error| self.unanswered(error.to_string()))?;
+        let (bytes, max) = (text.len(), Import::MAX_BYTES);
+        if bytes > max {
+            return Err(AdminError::TooMuch {
+                what: "bytes",
+                count: bytes,
+                max,
+            });
+        }
+        let exchange = async {
+            let mut line = serde_json::to_vec(&Transfer::Import { bytes })?;
+            line.push(b'\n');
+            line.extend_from_slice(&text);
+            let written = self.writer.write_all(&line).await;
+            self.reply(written).await
+        };
+        let answered = timeout(PATIENCE, exchange).await;
+        self.understood(answered, PATIENCE)
+    }
+
     /// Has the gateway make a backup. The contents of its parts, in this order, are then read with
     /// [`Self::read_piece`].
     pub async fn backup(&mut self) -> Result<Vec<PartLine>, AdminError> {
@@ -68,7 +91,16 @@ impl ControlClient {
         command: &impl Serialize,
         patience: Duration,
     ) -> Result<Answer, AdminError> {
-        match timeout(patience, self.exchange(command)).await {
+        let answered = timeout(patience, self.exchange(command)).await;
+        self.understood(answered, patience)
+    }
+
+    fn understood(
+        &self,
+        answered: Result<io::Result<Reply>, Elapsed>,
+        patience: Duration,
+    ) -> Result<Answer, AdminError> {
+        match answered {
             Ok(Ok(Reply::Ok(answer))) => Ok(answer),
             Ok(Ok(Reply::Error(text))) => Err(AdminError::Refused(text)),
             Ok(Err(error)) => Err(self.unanswered(error.to_string())),
@@ -94,6 +126,10 @@ impl ControlClient {
         }
         // A gateway that refuses us answers and closes without reading: its answer counts, not our failed write.
         let written = self.writer.write_all(&line).await;
+        self.reply(written).await
+    }
+
+    async fn reply(&mut self, written: io::Result<()>) -> io::Result<Reply> {
         match read_line(&mut self.reader, ANSWER_MAX).await {
             Ok(Some(answer)) => Ok(serde_json::from_slice(&answer)?),
             Ok(None) => Err(written

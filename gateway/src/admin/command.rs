@@ -67,11 +67,14 @@ pub enum Command {
     Health,
 }
 
-/// What is answered with more than a line: everything the data directory keeps, keys included.
+/// What takes more than a line.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Transfer {
+    /// Answered with everything the data directory keeps, keys included.
     Backup,
+    /// Followed by so many bytes: an [`super::Import`].
+    Import { bytes: usize },
 }
 
 /// The password of a new or changed account.

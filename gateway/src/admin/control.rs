@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::command::Transfer;
 use super::peer::Accepted;
-use super::{AdminError, Administration, Answer, Backup, Command, Reply};
+use super::{AdminError, Administration, Answer, Backup, Command, Import, Reply};
 
 /// Longest command, in bytes, its newline included.
 pub(super) const LINE_MAX: usize = 64 * 1024;
@@ -147,6 +147,14 @@ async fn serve(
                 Ok(answer) => Reply::Ok(answer),
                 Err(error) => Reply::Error(error.to_string()),
             },
+            Err(_) if let Ok(Transfer::Import { bytes }) = serde_json::from_slice(&line) => {
+                let Ok(_place) = administration.imports.try_acquire() else {
+                    let text = AdminError::ImportUnderWay.to_string();
+                    // What it sends now is not read: the connection ends.
+                    return send(&mut writer, &Reply::Error(text)).await;
+                };
+                receive_import(&mut reader, bytes, administration, &actor).await?
+            }
             Err(_) if serde_json::from_slice::<Transfer>(&line).is_ok() => {
                 // Members of the group may change every account, but who has the key of the CA is the gateway for ever.
                 if !accepted.is_trusted_with_keys(peer.uid()) {
@@ -167,6 +175,38 @@ async fn serve(
         send(&mut writer, &reply).await?;
     }
     Ok(())
+}
+
+/// Reads an import and has it executed. A peer that announces too much is not read further: its connection ends.
+async fn receive_import(
+    reader: &mut (impl AsyncBufRead + Unpin),
+    bytes: usize,
+    administration: &Arc<Administration>,
+    actor: &str,
+) -> io::Result<Reply> {
+    if bytes > Import::MAX_BYTES {
+        let max = Import::MAX_BYTES;
+        return Err(io::Error::other(format!(
+            "an import of {bytes} bytes was announced; at most {max} are read"
+        )));
+    }
+    let mut text = Vec::new();
+    let mut rest = reader.take(bytes as u64);
+    timeout(PATIENCE_PER_PIECE, rest.read_to_end(&mut text)).await??;
+    if text.len() < bytes {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // The text of the parser's error may hold part of a hash: only its place is told.
+    Ok(match serde_json::from_slice::<Import>(&text) {
+        Ok(import) => match administration.import(actor, import).await {
+            Ok(answer) => Reply::Ok(answer),
+            Err(error) => Reply::Error(error.to_string()),
+        },
+        Err(error) => Reply::Error(format!(
+            "the gateway does not understand this import (column {}); use the postern command of the same version",
+            error.column()
+        )),
+    })
 }
 
 /// Makes a backup and sends it: a line that says how large its parts are, and the parts.

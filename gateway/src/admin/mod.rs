@@ -10,10 +10,12 @@ mod client;
 mod command;
 mod control;
 mod first_account;
+mod import;
 mod live;
 mod peer;
 mod sessions;
 pub mod sys;
+mod upgrades;
 
 pub use administration::Administration;
 pub use backup::{Backup, Part, PartKind, PartLine};
@@ -21,6 +23,7 @@ pub use client::ControlClient;
 pub use command::{Answer, Command, NewPassword, Reply, RuleLine, Secret, UserLine};
 pub use control::ControlServer;
 pub use first_account::FirstAccount;
+pub use import::{Import, ImportedUser};
 pub use live::LiveSessions;
 pub use sessions::Sessions;
 
@@ -73,6 +76,23 @@ pub enum AdminError {
         /// MiB
         free: u64,
     },
+    #[error(
+        "{count} of the users to import exist already ({names}); leave them out, or have them replaced"
+    )]
+    UsersExist { count: usize, names: String },
+    #[error("the user {name:?} cannot be imported: {source}")]
+    ImportedHash {
+        name: String,
+        source: crate::auth::ImportedHashError,
+    },
+    #[error("{what} cannot be imported at once: {count} are more than {max}; import fewer")]
+    TooMuch {
+        what: &'static str,
+        count: usize,
+        max: usize,
+    },
+    #[error("an import is being made already; wait until it is done")]
+    ImportUnderWay,
     #[error("{0}")]
     Refused(String),
 }

@@ -19,7 +19,7 @@ const MAX_LANES: u32 = 4;
 /// Longest text of a hash that is looked at.
 const MAX_TEXT: usize = 512;
 /// Different costs of argon2id that imported hashes may have: every wrong answer pays for each.
-const MAX_ARGON2_COSTS: usize = 2;
+const MAX_ARGON2_COSTS: usize = 4;
 
 /// Why a hash cannot be taken over; never any part of the hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -37,11 +37,26 @@ pub enum ImportedHashError {
         "it asks for {passes} passes in {lanes} lanes; at most {MAX_PASSES} and {MAX_LANES} are verified here"
     )]
     Passes { passes: u32, lanes: u32 },
+    #[error(
+        "the argon2id hashes have {0} different costs; at most {MAX_ARGON2_COSTS} can be imported together: import fewer \
+         users, or set some passwords anew"
+    )]
+    Costs(usize),
 }
 
 /// Whether a user may be imported with this hash.
 pub fn check_imported(hash: &str) -> Result<(), ImportedHashError> {
     Imported::parse(hash).map(drop)
+}
+
+/// Whether these hashes may be imported together: each of their costs is one that every wrong answer pays for.
+pub fn check_imported_together<'a>(
+    hashes: impl Iterator<Item = &'a str>,
+) -> Result<(), ImportedHashError> {
+    match Efforts::of(hashes).argon2id.len() {
+        0..=MAX_ARGON2_COSTS => Ok(()),
+        costs => Err(ImportedHashError::Costs(costs)),
+    }
 }
 
 /// Whether a stored hash is one to be replaced at the next login.
@@ -201,7 +216,7 @@ impl Efforts {
                 Ok(Cost::Pbkdf2(count)) => efforts.iterations = efforts.iterations.max(count.get()),
                 Ok(Cost::Argon2id(params)) => {
                     let known = efforts.argon2id.iter().any(|other| same(other, &params));
-                    if !known && efforts.argon2id.len() < MAX_ARGON2_COSTS {
+                    if !known {
                         efforts.argon2id.push(params);
                     }
                 }

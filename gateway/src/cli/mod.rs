@@ -6,6 +6,8 @@ mod backup;
 mod check;
 mod config;
 mod health;
+mod import;
+mod import_report;
 mod output;
 mod prompt;
 mod reach;
@@ -22,6 +24,7 @@ use clap::{Parser, Subcommand};
 
 use crate::admin::AdminError;
 use crate::data_dir::DataDirError;
+use crate::import::ImportError;
 use crate::supervise::StartError;
 use reach::Reach;
 use settings::SettingsArgs;
@@ -48,6 +51,8 @@ enum Verb {
     User(user::Args),
     /// Allow, deny and explain what clients may publish and subscribe to
     Acl(acl::Args),
+    /// Take users, rules and settings over from another broker
+    Import(import::Args),
     /// Say whether the gateway runs and everything in it works; exit code 0 if so
     Health,
     /// Copy everything a gateway keeps into one file; it may be running
@@ -83,6 +88,18 @@ enum CliError {
     Forbidden(PathBuf),
     #[error("{0} exists already; add --force to replace it, or choose another name")]
     Exists(PathBuf),
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error("{0} exists already, and is not overwritten; name another file")]
+    NotOverwritten(PathBuf),
+    #[error(
+        "nothing was imported: {restrictions} restrictions would be lost and {decisions} decisions of the replay would allow \
+         more than Mosquitto did; read the report, then add --accept-wider, or change Mosquitto's files"
+    )]
+    Wider {
+        restrictions: usize,
+        decisions: usize,
+    },
     #[error("{0} is not the name of a file; name the file to make")]
     NoFileName(PathBuf),
     #[error("cannot {action} {path}: {source}; check the access rights and the free space there")]
@@ -162,6 +179,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.verb {
         Some(Verb::User(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Import(args)) => return args.run(settings, &mut out).await,
         Some(Verb::Health) => return health::run(&settings.locate()?, &mut out).await,
         Some(Verb::Backup(args)) => args.run(&settings.locate()?, &mut out).await?,
         Some(Verb::Restore(args)) => args.run(&settings.locate()?, &mut out).await?,

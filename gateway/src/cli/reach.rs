@@ -8,7 +8,7 @@ use std::{io, iter};
 use tokio::time::Instant;
 
 use super::CliError;
-use crate::admin::{Administration, Answer, Command, ControlClient};
+use crate::admin::{Administration, Answer, Command, ControlClient, Import};
 use crate::auth::Settings;
 use crate::data_dir::{DataDir, DataDirError, Holder, Lock};
 use crate::store::Accounts;
@@ -84,6 +84,15 @@ impl Reach {
             Reach::Direct { administration, .. } => {
                 Ok(administration.execute("command line", command).await?)
             }
+        }
+    }
+
+    pub async fn import(&mut self, import: &Import) -> Result<Answer, CliError> {
+        match self {
+            Reach::Running(client) => Ok(client.import(import).await?),
+            Reach::Direct { administration, .. } => Ok(administration
+                .import("command line", import.clone())
+                .await?),
         }
     }
 

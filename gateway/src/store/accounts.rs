@@ -41,7 +41,8 @@ pub struct User {
 /// How a user proves its name. `Debug` shows neither hash nor MAC.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
-    /// A password somebody chose: its argon2id hash as a PHC string.
+    /// A password somebody chose: its argon2id hash as a PHC string; until the first login after an import, a hash in
+    /// one of Mosquitto's forms.
     Chosen(Arc<str>),
     /// A secret we generated: its HMAC-SHA-256 under the key of the data directory.
     Generated([u8; 32]),
@@ -221,7 +222,7 @@ impl Accounts {
             .map_err(|error| self.error(error))
     }
 
-    async fn insert_user(
+    pub(super) async fn insert_user(
         &self,
         change: &mut Transaction<'_, Sqlite>,
         name: &str,
@@ -248,7 +249,7 @@ impl Accounts {
             .await
     }
 
-    async fn insert_roles(
+    pub(super) async fn insert_roles(
         &self,
         change: &mut Transaction<'_, Sqlite>,
         user: i64,
@@ -266,7 +267,7 @@ impl Accounts {
     }
 
     /// The user's row id; marks the user as changed now.
-    async fn touch(
+    pub(super) async fn touch(
         &self,
         change: &mut Transaction<'_, Sqlite>,
         name: &str,
@@ -369,7 +370,7 @@ fn unreadable(column: &str, problem: &str) -> sqlx::Error {
     }
 }
 
-fn columns(credential: &Credential) -> (&'static str, Option<&str>, Option<&[u8]>) {
+pub(super) fn columns(credential: &Credential) -> (&'static str, Option<&str>, Option<&[u8]>) {
     match credential {
         Credential::Chosen(phc) => ("argon2id", Some(phc), None),
         Credential::Generated(mac) => ("generated", None, Some(mac)),

@@ -1,0 +1,137 @@
+//! Many accounts and rules in one transaction, and imported hashes replaced by our own.
+
+use std::sync::Arc;
+
+use sqlx::{Sqlite, Transaction};
+
+use super::accounts::{columns, now};
+use super::{Accounts, Credential, NewRule, StoreError};
+
+/// An account that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewAccount {
+    pub name: String,
+    pub credential: Credential,
+    pub roles: Vec<Arc<str>>,
+    pub disabled: bool,
+}
+
+/// What an import changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImportedRows {
+    pub added: usize,
+    /// Users that were there already and have the imported password, roles and state now.
+    pub replaced: Vec<String>,
+    /// Rules that were not there before.
+    pub rules: usize,
+    /// Rules of replaced users that went.
+    pub removed_rules: u64,
+}
+
+impl Accounts {
+    /// Adds accounts and rules, all or nothing. A rule that is there already stays. A user that is there already is an
+    /// error unless `replace`: then its password, roles and state become the imported ones, and the rules that were
+    /// for it alone go first.
+    pub async fn import(
+        &self,
+        accounts: &[NewAccount],
+        rules: &[NewRule],
+        replace: bool,
+    ) -> Result<ImportedRows, StoreError> {
+        let mut done = ImportedRows::default();
+        let mut change = self.change().await?;
+        for account in accounts {
+            self.import_account(&mut change, account, replace, &mut done)
+                .await?;
+        }
+        for rule in rules {
+            done.rules += self.import_rule(&mut change, rule).await?;
+        }
+        self.commit(change).await?;
+        Ok(done)
+    }
+
+    /// Replaces hashes, each given as name, old and new hash, unless the user has another hash than the old one by now.
+    /// Returns how many were replaced.
+    pub async fn upgrade_hashes(
+        &self,
+        upgrades: &[(Arc<str>, Arc<str>, Arc<str>)],
+    ) -> Result<u64, StoreError> {
+        let mut change = self.change().await?;
+        let mut replaced = 0;
+        for (name, old, new) in upgrades {
+            let query = sqlx::query(
+                "UPDATE users SET phc = ?, changed_at = ? WHERE name = ? AND phc = ? AND kind = 'argon2id'",
+            );
+            let query = query.bind(&**new).bind(now()).bind(&**name).bind(&**old);
+            let result = query.execute(&mut *change).await;
+            replaced += result.map_err(|error| self.error(error))?.rows_affected();
+        }
+        self.commit(change).await?;
+        Ok(replaced)
+    }
+
+    async fn import_account(
+        &self,
+        change: &mut Transaction<'_, Sqlite>,
+        account: &NewAccount,
+        replace: bool,
+        done: &mut ImportedRows,
+    ) -> Result<(), StoreError> {
+        let name = &account.name;
+        match self.touch(change, name).await {
+            Err(StoreError::NoSuchUser(_)) => {
+                self.insert_user(change, name, &account.credential, &account.roles)
+                    .await?;
+                done.added += 1;
+            }
+            Err(error) => return Err(error),
+            Ok(_) if !replace => return Err(StoreError::NameTaken(name.clone())),
+            Ok(id) => {
+                let (kind, phc, mac) = columns(&account.credential);
+                let query = sqlx::query("UPDATE users SET kind = ?, phc = ?, mac = ? WHERE id = ?");
+                let query = query.bind(kind).bind(phc).bind(mac).bind(id);
+                self.run(change, query).await?;
+                let query = sqlx::query("DELETE FROM user_roles WHERE user_id = ?").bind(id);
+                self.run(change, query).await?;
+                self.insert_roles(change, id, &account.roles).await?;
+                let query = sqlx::query(
+                    "DELETE FROM rules WHERE who_kind = 'user' AND realm = 'local' AND who = ?",
+                );
+                done.removed_rules += self.run(change, query.bind(name)).await?;
+                done.replaced.push(name.clone());
+            }
+        }
+        let query = sqlx::query("UPDATE users SET disabled = ? WHERE name = ?");
+        self.run(change, query.bind(account.disabled).bind(name))
+            .await?;
+        Ok(())
+    }
+
+    async fn import_rule(
+        &self,
+        change: &mut Transaction<'_, Sqlite>,
+        rule: &NewRule,
+    ) -> Result<usize, StoreError> {
+        const INSERT: &str = "INSERT INTO rules (effect, action, filter, who_kind, realm, who, created_at) \
+             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (effect, action, filter, who_kind, realm, who) DO NOTHING";
+        let query = sqlx::query(INSERT)
+            .bind(&rule.effect)
+            .bind(&rule.action)
+            .bind(&rule.filter)
+            .bind(&rule.who_kind)
+            .bind(&rule.realm)
+            .bind(&rule.who)
+            .bind(now());
+        Ok(self.run(change, query).await? as usize)
+    }
+
+    async fn run(
+        &self,
+        change: &mut Transaction<'_, Sqlite>,
+        query: sqlx::query::Query<'_, Sqlite, sqlx::sqlite::SqliteArguments>,
+    ) -> Result<u64, StoreError> {
+        let result = query.execute(&mut **change).await;
+        Ok(result.map_err(|error| self.error(error))?.rows_affected())
+    }
+}
