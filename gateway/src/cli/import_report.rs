@@ -71,6 +71,11 @@ fn replay(replay: &Replay, out: &mut impl Write) -> io::Result<()> {
         0 => writeln!(out)?,
         some => writeln!(out, " ({some} clients left out, evenly)")?,
     }
+    writeln!(
+        out,
+        "  {} SUBSCRIBE granted there though nothing was delivered, refused here",
+        replay.empty
+    )?;
     for (class, count, text) in [
         (Class::Wider, replay.wider, "allowed here, not there"),
         (Class::Narrower, replay.narrower, "allowed there, not here"),

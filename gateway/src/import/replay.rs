@@ -35,6 +35,8 @@ pub struct Replay {
     pub narrower: usize,
     /// SUBSCRIBE: granted there and refused here. What of it was delivered can be had by other filters.
     pub refused: usize,
+    /// SUBSCRIBE: granted there, though nothing was ever delivered, and refused here. Only counted.
+    pub empty: usize,
     /// SUBSCRIBE: refused there and granted here. What of it is delivered could be had by other filters.
     pub granted: usize,
     /// The first of each.
@@ -196,9 +198,17 @@ fn one(plan: &Plan, who: Asker, ours: &Permissions, probes: &Probes, replay: &mu
             replay.differs(class, who, "receive", topic, reason(why));
         }
     }
+    let delivers = |filter: &str| {
+        let mut topics = probes.topics.iter();
+        topics.any(|topic| matches(filter, topic) && meaning.receive(who, topic))
+    };
     for (filter, there, here) in &filters {
         replay.decisions += 1;
         let class = match (there, here) {
+            (true, false) if !delivers(filter) => {
+                replay.empty += 1;
+                continue;
+            }
             (true, false) => Class::Refused,
             (false, true) => Class::Granted,
             _ => continue,
