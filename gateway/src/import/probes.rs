@@ -39,6 +39,9 @@ impl Probes {
                 break;
             }
             probes.around(filter);
+            if let Some(name) = who.name.filter(|_| filter.contains('+')) {
+                probes.topic(&filter.replace('+', name).replace('#', FILL));
+            }
         }
         probes
     }
@@ -63,6 +66,9 @@ impl Probes {
             self.topic(&format!("{parent}/{OTHER}"));
             self.filter(&format!("{parent}/#"));
             self.filter(&format!("{parent}/+"));
+        }
+        for (at, _) in base.match_indices('/') {
+            self.filter(&format!("{}/#", &base[..at]));
         }
         self.filter(&format!("{base}/#"));
     }

@@ -35,6 +35,12 @@ impl Login {
         password: "",
     };
 
+    /// The first account of a gateway, whom no import concerns.
+    fn first_account(gateway: &Gateway) -> Self {
+        let leaked = |text: &str| -> &'static str { text.to_owned().leak() };
+        Login::new(leaked(&gateway.admin.name), leaked(&gateway.admin.password))
+    }
+
     fn connect(self) -> Connect {
         let connect = Connect::v5(&Scope::new().id("import"));
         match self.name {
@@ -114,11 +120,16 @@ impl Report {
             .unwrap_or_else(|| panic!("no {class} in {}", self.0))
     }
 
-    fn says(&self, class: &str, login: Login, action: &str, topic: &str) -> bool {
+    fn differences(&self, class: &str) -> impl Iterator<Item = &Value> {
         let differences = self.0["replay"]["differences"].as_array().expect("a list");
-        differences.iter().any(|difference| {
-            difference["class"] == class
-                && difference["user"].as_str() == login.name
+        differences
+            .iter()
+            .filter(move |difference| difference["class"] == class)
+    }
+
+    fn says(&self, class: &str, login: Login, action: &str, topic: &str) -> bool {
+        self.differences(class).any(|difference| {
+            difference["user"].as_str() == login.name
                 && difference["action"] == action
                 && difference["topic"] == topic
         })
