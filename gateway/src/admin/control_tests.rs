@@ -9,8 +9,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{CONNECTIONS_MAX, ControlServer, LINE_MAX};
+use crate::acl::{Action, Effect};
 use crate::admin::{
-    AdminError, Administration, Answer, Command, ControlClient, NewPassword, Secret,
+    AdminError, Administration, Answer, Command, ControlClient, Import, ImportedUser, NewPassword,
+    RuleLine, Secret,
 };
 use crate::auth::Settings;
 
@@ -205,4 +207,107 @@ async fn one_backup_at_a_time_is_sent_and_one_that_nobody_takes_leaves_nothing_b
     let answer = second.execute(&Command::ListRules { after: None }).await;
     assert!(matches!(answer, Ok(Answer::Rules { .. })), "{answer:?}");
     assert!(!directory.join("backup.new").exists());
+}
+
+// N3
+#[tokio::test]
+async fn an_import_over_the_socket_is_in_force_and_shows_no_hash_whatever_goes_wrong() {
+    const HASH: &str = "$6$NbvgUjim0o9izJSa$Z6KItf3cl4FwwRrOO6/1k2KUz+iJ9lj29st8IxQ1Np0i1ZGRkna7J8iPci1DPOnlQZguOusggwmKmXZ3jDQXtA==";
+    let world = world().await;
+    let mut client = ControlClient::connect(&world.socket).await.unwrap();
+    let user = |name: String| ImportedUser {
+        name,
+        hash: HASH.to_owned(),
+        roles: vec!["r".to_owned()],
+        disabled: false,
+    };
+    // Far more than a line.
+    let mut import = Import {
+        users: (0..2000).map(|n| user(format!("user-{n}"))).collect(),
+        rules: vec![RuleLine {
+            id: 0,
+            effect: Effect::Allow,
+            action: Action::Publish,
+            filter: "a/%u".to_owned(),
+            who: "role:r".to_owned(),
+        }],
+        replace: false,
+    };
+    let answer = client.import(&import).await.unwrap();
+    assert!(
+        matches!(&answer, Answer::Done { message, .. } if message.starts_with("2000 users added")),
+        "{answer:?}"
+    );
+    assert!(world.admin.users().find("user-1999").is_some());
+    assert!(
+        world
+            .admin
+            .policy()
+            .load()
+            .rules()
+            .any(|rule| rule.filter.as_str() == "a/%u")
+    );
+
+    let error = client.import(&import).await.unwrap_err().to_string();
+    assert!(
+        error.contains("2000 of the users") && error.contains("user-9, …"),
+        "{error}"
+    );
+    import.users = vec![user("ann".to_owned())];
+    for (spoil, part) in [
+        (0, "iterations"),
+        (1, "white space"),
+        (2, "role"),
+        (3, "filter"),
+    ] {
+        let mut bad = import.clone();
+        match spoil {
+            0 => bad.users[0].hash = HASH.replace("$6$", "$7$9999999$"),
+            1 => bad.users[0].name = " ann".to_owned(),
+            2 => bad.users[0].roles = vec!["a b".to_owned()],
+            _ => bad.rules[0].filter = "a/#/b".to_owned(),
+        }
+        let error = client.import(&bad).await.unwrap_err().to_string();
+        assert!(
+            error.contains(part) && !error.contains(&HASH[3..20]),
+            "{error}"
+        );
+        assert!(world.admin.users().find("ann").is_none());
+    }
+    assert!(
+        matches!(client.import(&import).await, Ok(Answer::Done { .. })),
+        "the connection still works"
+    );
+}
+
+// N3
+#[tokio::test]
+async fn an_import_that_is_too_large_cut_off_or_no_import_changes_nothing() {
+    let world = world().await;
+    let line = format!(
+        "{{\"command\":\"import\",\"bytes\":{}}}\n",
+        Import::MAX_BYTES + 1
+    );
+    assert_eq!(
+        exchange(&world, line.as_bytes()).await,
+        "",
+        "closed without being read"
+    );
+    let answer = exchange(&world, b"{\"command\":\"import\",\"bytes\":9}\n{\"users\":").await;
+    assert!(
+        answer.contains("does not understand this import"),
+        "{answer}"
+    );
+
+    let stream = UnixStream::connect(&world.socket).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    writer
+        .write_all(b"{\"command\":\"import\",\"bytes\":90}\n{}")
+        .await
+        .unwrap();
+    drop(writer);
+    let mut answer = String::new();
+    reader.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "", "cut off");
+    assert!(world.admin.users().all().is_empty());
 }

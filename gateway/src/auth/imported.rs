@@ -262,3 +262,7 @@ fn same(one: &Params, other: &Params) -> bool {
     let cost = |params: &Params| (params.m_cost(), params.t_cost(), params.p_cost());
     cost(one) == cost(other)
 }
+
+#[cfg(test)]
+#[path = "imported_tests.rs"]
+mod tests;

@@ -60,3 +60,6 @@ pub enum ImportError {
         known: String,
     },
 }
+
+#[cfg(test)]
+mod tests;

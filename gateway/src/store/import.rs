@@ -135,3 +135,112 @@ impl Accounts {
         Ok(result.map_err(|error| self.error(error))?.rows_affected())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(name: &str, hash: &str, roles: &[&str]) -> NewAccount {
+        NewAccount {
+            name: name.to_owned(),
+            credential: Credential::Chosen(hash.into()),
+            roles: roles.iter().map(|role| Arc::from(*role)).collect(),
+            disabled: false,
+        }
+    }
+
+    fn rule(effect: &str, who_kind: &str, who: &str) -> NewRule {
+        NewRule {
+            effect: effect.to_owned(),
+            action: "publish".to_owned(),
+            filter: "a/#".to_owned(),
+            who_kind: who_kind.to_owned(),
+            realm: if who_kind == "user" { "local" } else { "" }.to_owned(),
+            who: who.to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn all_of_an_import_is_stored_or_nothing_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let accounts = Accounts::open(dir.path()).await.unwrap();
+        accounts
+            .add_user("bob", &Credential::Chosen("old".into()), &[])
+            .await
+            .unwrap();
+        let before = accounts.snapshot().await.unwrap();
+        let users = [account("ann", "new", &["r"]), account("bob", "new", &["r"])];
+        let rules = [rule("allow", "role", "r"), rule("allow", "user", "bob")];
+        let refused = accounts.import(&users, &rules, false).await.unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::NameTaken(name) if name == "bob"),
+            "{refused}"
+        );
+        let broken = [rule("perhaps", "role", "r")];
+        accounts
+            .import(&users[..1], &broken, false)
+            .await
+            .unwrap_err();
+        let after = accounts.snapshot().await.unwrap();
+        assert_eq!((after.revision, after.users.len()), (before.revision, 1));
+        assert_eq!(after.rules, before.rules);
+    }
+
+    #[tokio::test]
+    async fn replacing_gives_a_user_the_imported_password_roles_state_and_rules_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let accounts = Accounts::open(dir.path()).await.unwrap();
+        let bob = Credential::Chosen("old".into());
+        accounts
+            .add_user("bob", &bob, &["admin".into()])
+            .await
+            .unwrap();
+        accounts
+            .add_rule(&rule("deny", "user", "bob"))
+            .await
+            .unwrap();
+        let mut bob = account("bob", "new", &["r"]);
+        bob.disabled = true;
+        let rules = [rule("allow", "user", "bob")];
+        let done = accounts
+            .import(&[bob, account("ann", "x", &[])], &rules, true)
+            .await
+            .unwrap();
+        let expected = ImportedRows {
+            added: 1,
+            replaced: vec!["bob".to_owned()],
+            rules: 1,
+            removed_rules: 1,
+        };
+        assert_eq!(done, expected);
+        let snapshot = accounts.snapshot().await.unwrap();
+        let user = &snapshot.users["bob"];
+        assert!(user.disabled && user.credential == Credential::Chosen("new".into()));
+        assert_eq!(*user.roles, [Arc::from("r")]);
+        let own: Vec<_> = snapshot
+            .rules
+            .iter()
+            .filter(|rule| rule.rule.who == "bob")
+            .collect();
+        assert_eq!((own.len(), own[0].rule.effect.as_str()), (1, "allow"));
+        // A rule that is there already stays as it is.
+        let again = accounts.import(&[], &rules, false).await.unwrap();
+        assert_eq!(again.rules, 0);
+    }
+
+    // I3
+    #[tokio::test]
+    async fn a_hash_is_upgraded_unless_the_password_was_changed_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let accounts = Accounts::open(dir.path()).await.unwrap();
+        let users = [account("ann", "old", &[]), account("bob", "changed", &[])];
+        accounts.import(&users, &[], false).await.unwrap();
+        let upgrade = |name: &str| (name.into(), "old".into(), "new".into());
+        let upgrades = [upgrade("ann"), upgrade("bob"), upgrade("nobody")];
+        assert_eq!(accounts.upgrade_hashes(&upgrades).await.unwrap(), 1);
+        let snapshot = accounts.snapshot().await.unwrap();
+        let hash = |name: &str| snapshot.users[name].credential.clone();
+        assert!(hash("ann") == Credential::Chosen("new".into()));
+        assert!(hash("bob") == Credential::Chosen("changed".into()));
+    }
+}
