@@ -165,9 +165,11 @@ impl Dynsec {
         if !self.substitutes || !topic.contains('%') {
             return Some(topic.to_owned());
         }
+        // Any other value would have to be one level, and no topic has such a one.
+        let usable = |value: &&str| !value.is_empty() && !value.contains(['/', '+', '#']);
         let level = |level| match level {
-            "%u" => who.name.filter(|name| !name.is_empty()),
-            "%c" => Some(who.client_id).filter(|id| !id.is_empty()),
+            "%u" => who.name.filter(usable),
+            "%c" => Some(who.client_id).filter(usable),
             other => Some(other),
         };
         let levels: Option<Vec<&str>> = topic.split('/').map(level).collect();

@@ -290,6 +290,7 @@ impl<'a> Draft<'a> {
             {
                 self.entry(entry, &filter, &role);
             }
+            self.denies_of_long_names(entry, &filter);
             let inside =
                 |level: &str| level.len() > 2 && (level.contains("%u") || level.contains("%c"));
             if entry.filter.split('/').any(inside) {
@@ -322,6 +323,27 @@ impl<'a> Draft<'a> {
         {
             let text = "a client identifier with + or # loses every pattern in Mosquitto; here only those with %c";
             self.remark(Kind::Differs, Some(&first.place), text);
+        }
+    }
+
+    /// A name with a slash stands for several levels in Mosquitto 2.0. Here an allow with `%u` never matches for it, and a
+    /// deny means any one level: so the deny is also made for the very topics.
+    fn denies_of_long_names(&mut self, entry: &Entry, filter: &str) {
+        if entry.access != Access::Deny || !filter.contains("%u") {
+            return;
+        }
+        let names: Vec<String> = self
+            .hashes
+            .keys()
+            .filter(|name| name.contains('/'))
+            .cloned()
+            .collect();
+        for name in names {
+            let who = Who::User {
+                realm: LOCAL_REALM.into(),
+                name: name.as_str().into(),
+            };
+            self.entry(entry, &with_name(filter, &literal(&name)), &who);
         }
     }
 
@@ -482,6 +504,15 @@ fn template(pattern: &str) -> String {
         rest = after;
     }
     filter + rest
+}
+
+/// The filter with `%u` replaced; `%%u` is a percent sign and a letter.
+fn with_name(filter: &str, name: &str) -> String {
+    let parts: Vec<String> = filter
+        .split("%%")
+        .map(|part| part.replace("%u", name))
+        .collect();
+    parts.join("%%")
 }
 
 /// Whose users and rules: those of all listeners, or with `per_listener_settings` those of the one that was chosen.

@@ -382,6 +382,23 @@ fn percent_signs_of_topics_are_no_variables_and_those_of_patterns_are() {
     assert_eq!((replay.wider, replay.narrower), (0, 0), "{replay:?}");
 }
 
+// P1
+#[test]
+fn a_deny_by_name_holds_for_a_name_with_a_slash_as_well() {
+    let files = Files::new(&[
+        (
+            "mosquitto.conf",
+            "listener 1883\npassword_file DIR/pw\nacl_file DIR/acl\n",
+        ),
+        ("pw", &format!("a/b:{HASH}\n")),
+        ("acl", "pattern readwrite #\npattern deny 5%/%u/y\n"),
+    ]);
+    let plan = files.plan();
+    let deny = "deny publish 5%%/a/b/y for user:local:a/b".to_owned();
+    assert!(rules(&plan).contains(&deny), "{:?}", rules(&plan));
+    assert_eq!(replayed(&plan).wider, 0);
+}
+
 #[test]
 fn a_rule_that_is_here_already_counts_in_the_replay() {
     let files = Files::new(&[
