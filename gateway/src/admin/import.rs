@@ -1,5 +1,6 @@
 //! Accounts and rules of another broker, taken over in one transaction. What they mean is `import`'s business.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ pub struct Import {
     pub users: Vec<ImportedUser>,
     /// Their ids are of no account.
     pub rules: Vec<RuleLine>,
-    /// Whether users that exist already are replaced.
+    /// Whether users that exist already are replaced, with the rules for them and for the roles that are imported.
     pub replace: bool,
 }
 
@@ -35,6 +36,20 @@ pub struct ImportedUser {
 }
 
 impl Import {
+    /// Tells whether a rule that is in force goes when this is executed.
+    pub fn removal(&self) -> impl Fn(&RuleLine) -> bool {
+        let users = self.users.iter().filter(|_| self.replace);
+        let names: HashSet<&str> = users.clone().map(|user| user.name.as_str()).collect();
+        let roles: HashSet<&str> = users
+            .flat_map(|user| user.roles.iter().map(String::as_str))
+            .collect();
+        move |rule| match rule.who.parse() {
+            Ok(Who::Role(name)) => roles.contains(&*name),
+            Ok(Who::User { realm, name }) => *realm == *LOCAL_REALM && names.contains(&*name),
+            Ok(Who::Everyone) | Err(_) => false,
+        }
+    }
+
     /// Bytes of an import on the control socket.
     pub const MAX_BYTES: usize = 16 * 1024 * 1024;
     const MAX_USERS: usize = 50_000;
@@ -114,7 +129,10 @@ impl Administration {
             done.rules
         );
         if done.removed_rules > 0 {
-            message += &format!("; {} rules of replaced users removed", done.removed_rules);
+            message += &format!(
+                "; {} earlier rules of these users and roles removed",
+                done.removed_rules
+            );
         }
         Ok(Answer::Done { message, warnings })
     }

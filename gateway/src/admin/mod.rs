@@ -77,7 +77,7 @@ pub enum AdminError {
         free: u64,
     },
     #[error(
-        "{count} of the users to import exist already ({names}); leave them out, or have them replaced"
+        "{count} of the users to import exist already ({names}); leave them out with --skip NAME, or have them replaced with --replace"
     )]
     UsersExist { count: usize, names: String },
     #[error("the user {name:?} cannot be imported: {source}")]

@@ -48,7 +48,7 @@ pub(super) struct MosquittoArgs {
     /// Leave this user out; may be repeated
     #[arg(long, value_name = "USER")]
     skip: Vec<String>,
-    /// Replace users that exist already: their passwords, roles and the rules that are for them alone
+    /// Replace what is here already: the passwords and roles of these users, and the rules for them and their new roles
     #[arg(long)]
     replace: bool,
     /// Import even though the report names restrictions that are lost
@@ -128,6 +128,8 @@ impl MosquittoArgs {
         let (mut in_force, mut existing) = (Vec::new(), Vec::new());
         if let Some(reach) = reach.as_mut() {
             in_force = rules(reach).await?;
+            let removed = plan.import.removal();
+            in_force.retain(|rule| !removed(rule));
             existing = existing_users(reach, &plan.import).await?;
         }
         let replay = replay(plan, &in_force);

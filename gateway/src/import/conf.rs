@@ -71,6 +71,56 @@ impl Conf {
         reader.file(path, true)?;
         Ok(reader.finish())
     }
+
+    /// Whose users and rules: those of all listeners, or with `per_listener` those of the listener on this port. `path`
+    /// is for errors.
+    pub fn chosen(&self, path: &Path, port: Option<u16>) -> Result<&Security, ImportError> {
+        let ports = || {
+            let ports = self
+                .listeners
+                .iter()
+                .map(|listener| listener.port.to_string());
+            ports.collect::<Vec<_>>().join(", ")
+        };
+        let known = |port| self.listeners.iter().find(|listener| listener.port == port);
+        match (port.map(|port| (port, known(port))), self.per_listener) {
+            (Some((port, None)), _) => Err(ImportError::NoListener {
+                path: path.to_owned(),
+                port,
+                known: ports(),
+            }),
+            (_, false) => Ok(&self.security),
+            (Some((_, Some(listener))), true) => Ok(&listener.security),
+            (None, true) => {
+                let mut all = self.listeners.iter().map(|listener| &listener.security);
+                let first = all.next().unwrap_or(&self.security);
+                match all.all(|other| first.is_same(other)) {
+                    true => Ok(first),
+                    false => Err(ImportError::Listeners(ports())),
+                }
+            }
+        }
+    }
+}
+
+impl Security {
+    /// Whether both say the same, wherever it stands.
+    fn is_same(&self, other: &Security) -> bool {
+        let value = |setting: &Setting| (setting.key.clone(), setting.value.clone());
+        let file = |setting: &Option<Setting>| setting.as_ref().map(value);
+        let plugins = |all: &[Plugin]| -> Vec<_> {
+            let texts = all.iter().map(|plugin| {
+                let options: Vec<_> = plugin.options.iter().map(value).collect();
+                (value(&plugin.setting), options)
+            });
+            texts.collect()
+        };
+        file(&self.password_file) == file(&other.password_file)
+            && file(&self.acl_file) == file(&other.acl_file)
+            && file(&self.psk_file) == file(&other.psk_file)
+            && self.allow_anonymous.unwrap_or(false) == other.allow_anonymous.unwrap_or(false)
+            && plugins(&self.plugins) == plugins(&other.plugins)
+    }
 }
 
 impl Listener {

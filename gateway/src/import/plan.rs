@@ -43,7 +43,7 @@ pub struct Plan {
 /// Reads `mosquitto.conf` and the files that it names.
 pub fn plan(path: &Path, choices: &Choices) -> Result<Plan, ImportError> {
     let conf = Conf::read(path)?;
-    let security = chosen(path, &conf, choices)?;
+    let security = conf.chosen(path, choices.listener)?;
     let mut draft = Draft::new(choices, security.allow_anonymous.unwrap_or(false));
     let dynsec = draft.plugins(security)?;
     let meaning = match (&security.acl_file, dynsec) {
@@ -513,56 +513,6 @@ fn with_name(filter: &str, name: &str) -> String {
         .map(|part| part.replace("%u", name))
         .collect();
     parts.join("%%")
-}
-
-/// Whose users and rules: those of all listeners, or with `per_listener_settings` those of the one that was chosen.
-fn chosen<'c>(path: &Path, conf: &'c Conf, choices: &Choices) -> Result<&'c Security, ImportError> {
-    let ports = || {
-        let ports = conf
-            .listeners
-            .iter()
-            .map(|listener| listener.port.to_string());
-        ports.collect::<Vec<_>>().join(", ")
-    };
-    let of = |port| conf.listeners.iter().find(|listener| listener.port == port);
-    match (conf.per_listener, choices.listener) {
-        (_, Some(port)) if of(port).is_none() => Err(ImportError::NoListener {
-            path: path.to_owned(),
-            port,
-            known: ports(),
-        }),
-        (false, _) => Ok(&conf.security),
-        (true, Some(port)) => Ok(of(port).map_or(&conf.security, |listener| &listener.security)),
-        (true, None) => {
-            let same = |one: &Security, other: &Security| {
-                let file = |setting: &Option<super::conf::Setting>| {
-                    setting.as_ref().map(|setting| setting.value.clone())
-                };
-                let plugins = |all: &[Plugin]| -> Vec<_> {
-                    let texts = |plugin: &Plugin| {
-                        let options = plugin
-                            .options
-                            .iter()
-                            .map(|option| (option.key.clone(), option.value.clone()));
-                        (plugin.setting.value.clone(), options.collect::<Vec<_>>())
-                    };
-                    all.iter().map(texts).collect()
-                };
-                file(&one.password_file) == file(&other.password_file)
-                    && file(&one.acl_file) == file(&other.acl_file)
-                    && file(&one.psk_file) == file(&other.psk_file)
-                    && one.allow_anonymous.unwrap_or(false)
-                        == other.allow_anonymous.unwrap_or(false)
-                    && plugins(&one.plugins) == plugins(&other.plugins)
-            };
-            let mut all = conf.listeners.iter().map(|listener| &listener.security);
-            let first = all.next().unwrap_or(&conf.security);
-            match all.all(|other| same(first, other)) {
-                true => Ok(first),
-                false => Err(ImportError::Listeners(ports())),
-            }
-        }
-    }
 }
 
 /// The file of the dynamic security plugin, if this is that.

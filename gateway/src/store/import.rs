@@ -1,5 +1,6 @@
 //! Many accounts and rules in one transaction, and imported hashes replaced by our own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sqlx::{Sqlite, Transaction};
@@ -24,14 +25,14 @@ pub struct ImportedRows {
     pub replaced: Vec<String>,
     /// Rules that were not there before.
     pub rules: usize,
-    /// Rules of replaced users that went.
+    /// Rules that were replaced, for users and for roles.
     pub removed_rules: u64,
 }
 
 impl Accounts {
     /// Adds accounts and rules, all or nothing. A rule that is there already stays. A user that is there already is an
-    /// error unless `replace`: then its password, roles and state become the imported ones, and the rules that were
-    /// for it alone go first.
+    /// error unless `replace`: then its password, roles and state become the imported ones; the rules that were for it
+    /// alone, and for the roles that imported users have, go first.
     pub async fn import(
         &self,
         accounts: &[NewAccount],
@@ -43,6 +44,9 @@ impl Accounts {
         for account in accounts {
             self.import_account(&mut change, account, replace, &mut done)
                 .await?;
+        }
+        if replace {
+            done.removed_rules += self.clear_roles(&mut change, accounts).await?;
         }
         for rule in rules {
             done.rules += self.import_rule(&mut change, rule).await?;
@@ -106,6 +110,24 @@ impl Accounts {
         self.run(change, query.bind(account.disabled).bind(name))
             .await?;
         Ok(())
+    }
+
+    /// What an earlier import made for its roles must not outlive what it came from.
+    async fn clear_roles(
+        &self,
+        change: &mut Transaction<'_, Sqlite>,
+        accounts: &[NewAccount],
+    ) -> Result<u64, StoreError> {
+        let roles: BTreeSet<&str> = accounts
+            .iter()
+            .flat_map(|account| account.roles.iter().map(|role| &**role))
+            .collect();
+        let mut removed = 0;
+        for role in roles {
+            let query = sqlx::query("DELETE FROM rules WHERE who_kind = 'role' AND who = ?");
+            removed += self.run(change, query.bind(role.to_owned())).await?;
+        }
+        Ok(removed)
     }
 
     async fn import_rule(
@@ -199,6 +221,10 @@ mod tests {
             .add_rule(&rule("deny", "user", "bob"))
             .await
             .unwrap();
+        accounts
+            .add_rule(&rule("allow", "role", "r"))
+            .await
+            .unwrap();
         let mut bob = account("bob", "new", &["r"]);
         bob.disabled = true;
         let rules = [rule("allow", "user", "bob")];
@@ -210,7 +236,7 @@ mod tests {
             added: 1,
             replaced: vec!["bob".to_owned()],
             rules: 1,
-            removed_rules: 1,
+            removed_rules: 2,
         };
         assert_eq!(done, expected);
         let snapshot = accounts.snapshot().await.unwrap();
