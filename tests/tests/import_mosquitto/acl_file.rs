@@ -1,5 +1,6 @@
 //! Password file and ACL file.
 
+use postern_tests::gateway::gateway_tool;
 use postern_tests::peer::Finished;
 use postern_tests::{Gateway, Setup};
 
@@ -263,4 +264,30 @@ async fn a_dry_run_changes_nothing_and_a_second_import_is_refused_or_replaces() 
     let done = world.import(&["--replace"]).await.expect_success();
     assert!(done.stdout.contains("0 users added, 3 replaced"), "{done}");
     assert_eq!(rules().await.stdout.lines().count(), rules_after);
+}
+
+#[tokio::test]
+async fn an_import_into_a_stopped_gateway_is_there_when_it_starts() {
+    let World { mosquitto, gateway } = World::new().await;
+    let dir = gateway.stop().await;
+    let config = dir.path().join("postern.toml");
+    let line = gateway_tool()
+        .args(["import", "mosquitto"])
+        .arg(&mosquitto.conf)
+        .arg("--config")
+        .arg(&config);
+    let done = line.run().await.expect_success();
+    assert!(done.stdout.contains("3 users added"), "{done}");
+    let gateway = Setup::new().start_in(dir).await;
+    let new = Broker {
+        address: gateway.addresses.mqtt,
+        boss: BOSS,
+    };
+    new.connect(ANN).await.disconnect().await;
+    assert!(
+        new.publishable(ANN, TOPICS)
+            .await
+            .contains("home/kitchen/lamp")
+    );
+    own_hash(&gateway, "ann").await;
 }
