@@ -49,7 +49,7 @@ struct InForce {
 impl Administration {
     /// Users and rules in one page of a list: with the longest names and filters still under a megabyte.
     const PAGE: usize = 200;
-    const MAX_ROLES: usize = 32;
+    pub(super) const MAX_ROLES: usize = 32;
 
     /// Opens the accounts database and the key of a data directory whose lock the caller holds. Any damage is an
     /// error: without accounts and policy nobody is let in (D11).
@@ -456,7 +456,7 @@ impl Administration {
         }
     }
 
-    pub(super) fn checked_roles(
+    fn checked_roles(
         &self,
         roles: &[String],
         warnings: &mut Vec<String>,

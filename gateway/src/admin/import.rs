@@ -88,7 +88,7 @@ impl Administration {
         bounded("rules", import.rules.len(), Import::MAX_RULES)?;
         let (mut accounts, mut warnings) = (Vec::new(), Vec::new());
         for user in &import.users {
-            accounts.push(self.checked_account(user, &mut warnings)?);
+            accounts.push(Self::checked_account(user, &mut warnings)?);
         }
         let hashes = import.users.iter().map(|user| user.hash.as_str());
         check_imported_together(hashes).map_err(|source| AdminError::ImportedHash {
@@ -151,7 +151,6 @@ impl Administration {
     }
 
     fn checked_account(
-        &self,
         user: &ImportedUser,
         warnings: &mut Vec<String>,
     ) -> Result<NewAccount, AdminError> {
@@ -160,12 +159,17 @@ impl Administration {
             name: user.name.clone(),
             source,
         })?;
-        // That no rule is for a role yet is no news here: the rules come with it.
-        let roles = self.checked_roles(&user.roles, &mut Vec::new())?;
+        let (count, max) = (user.roles.len(), Self::MAX_ROLES);
+        if count > max {
+            return Err(AdminError::TooManyRoles { count, max });
+        }
+        for role in &user.roles {
+            check_role(role)?;
+        }
         Ok(NewAccount {
             name: user.name.clone(),
             credential: Credential::Chosen(user.hash.as_str().into()),
-            roles,
+            roles: user.roles.iter().map(|role| role.as_str().into()).collect(),
             disabled: user.disabled,
         })
     }

@@ -4,6 +4,7 @@
 //! hold for all clients, in the same order. The first that matches decides; without one it is no. SUBSCRIBE is always
 //! granted: read access is checked for each message.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -102,7 +103,7 @@ impl AclFile {
 
     fn decide(&self, who: Asker, topic: &str, grants: impl Fn(Access) -> bool) -> bool {
         let own = self.own(who.name).iter();
-        let own = own.map(|entry| (entry.access, Some(entry.filter.clone())));
+        let own = own.map(|entry| (entry.access, Some(Cow::Borrowed(entry.filter.as_str()))));
         if let Some(decision) = first(own, topic, &grants) {
             return decision;
         }
@@ -111,18 +112,21 @@ impl AclFile {
             return false;
         }
         let patterns = self.patterns.iter();
-        let patterns = patterns.map(|entry| (entry.access, substituted(&entry.filter, who)));
+        let patterns = patterns.map(|entry| {
+            let filter = substituted(&entry.filter, who).map(Cow::Owned);
+            (entry.access, filter)
+        });
         first(patterns, topic, &grants).unwrap_or(false)
     }
 }
 
 /// Denies first, then the grants of this kind; `None` if nothing matches.
-fn first(
-    entries: impl Iterator<Item = (Access, Option<String>)> + Clone,
+fn first<'a>(
+    entries: impl Iterator<Item = (Access, Option<Cow<'a, str>>)> + Clone,
     topic: &str,
     grants: &impl Fn(Access) -> bool,
 ) -> Option<bool> {
-    let matching = |(_, filter): &(Access, Option<String>)| {
+    let matching = |(_, filter): &(Access, Option<Cow<str>>)| {
         filter
             .as_deref()
             .is_some_and(|filter| matches(filter, topic))

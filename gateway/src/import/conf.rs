@@ -103,6 +103,21 @@ impl Conf {
     }
 }
 
+impl Plugin {
+    /// What Mosquitto 2.1 has as plugins, and its option of the same name.
+    pub fn file(&self) -> Option<&'static str> {
+        let path = &self.setting.value;
+        let known = [
+            ("mosquitto_acl_file", "acl_file"),
+            ("mosquitto_password_file", "password_file"),
+        ];
+        known
+            .into_iter()
+            .find(|(plugin, _)| path.contains(plugin))
+            .map(|(_, option)| option)
+    }
+}
+
 impl Security {
     /// Whether both say the same, wherever it stands.
     fn is_same(&self, other: &Security) -> bool {
@@ -267,7 +282,12 @@ impl Reader {
                 let name = ["plugin_opt_", "auth_opt_"]
                     .iter()
                     .find_map(|prefix| setting.key.strip_prefix(prefix));
+                let file = security.plugins.last().and_then(|plugin| plugin.file());
                 match (name.map(str::to_owned), security.plugins.last_mut()) {
+                    (Some(key), _) if file == Some(key.as_str()) => match key.as_str() {
+                        "acl_file" => security.acl_file = Some(setting),
+                        _ => security.password_file = Some(setting),
+                    },
                     (Some(key), Some(plugin)) => plugin.options.push(Setting { key, ..setting }),
                     (Some(_), None) => {
                         let problem = format!(

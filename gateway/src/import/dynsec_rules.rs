@@ -3,7 +3,7 @@
 //! There the first match by priority decides, here a deny beats every allow: what is allowed here matches an allow and no
 //! deny, so the first match there was an allow as well. Where an allow had priority over a deny, less is allowed here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Kind;
 use super::dynsec::{Dynsec, Role};
@@ -12,7 +12,7 @@ use crate::acl::{Action, Effect, Who};
 
 /// Adds the rules of all roles, and says which roles each client has.
 pub(super) fn add(dynsec: &Dynsec, draft: &mut Draft) {
-    let mut names = Names::default();
+    let (mut names, mut ours_by_name) = (Names::default(), BTreeMap::new());
     let anonymous = dynsec.roles_of(None).unwrap_or_default();
     for (name, role) in &dynsec.roles {
         let ours = names.role(&draft.choices.role, name);
@@ -24,15 +24,17 @@ pub(super) fn add(dynsec: &Dynsec, draft: &mut Draft) {
             rules(dynsec, role, who, draft);
         }
         remarks(dynsec, name, role, draft);
-        for (client, known) in &dynsec.clients {
-            if known.roles.contains(name) {
-                draft
-                    .roles
-                    .entry(client.clone())
-                    .or_default()
-                    .push(ours.clone());
-            }
-        }
+        ours_by_name.insert(name.as_str(), ours);
+    }
+    for (client, known) in &dynsec.clients {
+        // A role may be there by a group and again by itself.
+        let roles: BTreeSet<&String> = known
+            .roles
+            .iter()
+            .filter_map(|name| ours_by_name.get(name.as_str()))
+            .collect();
+        let roles = roles.into_iter().cloned().collect();
+        draft.roles.insert(client.clone(), roles);
     }
     for who in draft.common() {
         if dynsec.defaults.publish {

@@ -56,7 +56,7 @@ pub fn plan(path: &Path, choices: &Choices) -> Result<Plan, ImportError> {
             Meaning::AclFile(AclFile::read(&file.path())?)
         }
         (None, Some(dynsec)) => Meaning::Dynsec(dynsec),
-        (None, None) if !security.plugins.is_empty() => Meaning::Unknown,
+        (None, None) if draft.has_strangers => Meaning::Unknown,
         (None, None) => Meaning::Everything,
     };
     if let Some(file) = &security.password_file {
@@ -101,6 +101,8 @@ pub(super) struct Draft<'a> {
     pub roles: BTreeMap<String, Vec<String>>,
     /// Names that the common role would allow too much.
     without_common: BTreeSet<String>,
+    /// Whether a plugin decided that is not known here.
+    has_strangers: bool,
     rules: Vec<RuleLine>,
     known: BTreeSet<(Effect, Action, String, String)>,
 }
@@ -116,6 +118,7 @@ impl<'a> Draft<'a> {
             hashes: BTreeMap::new(),
             roles: BTreeMap::new(),
             without_common: BTreeSet::new(),
+            has_strangers: false,
             rules: Vec::new(),
             known: BTreeSet::new(),
         }
@@ -175,9 +178,11 @@ impl<'a> Draft<'a> {
         for plugin in &security.plugins {
             match config_of_dynsec(plugin) {
                 Some(path) => found = Some(Dynsec::read(Path::new(path))?),
+                None if plugin.file().is_some() => {}
                 None => strangers.push(plugin),
             }
         }
+        self.has_strangers = !strangers.is_empty();
         for plugin in strangers {
             let kind = match found.is_some() {
                 true => Kind::Wider,

@@ -185,6 +185,23 @@ fn a_restriction_that_is_lost_is_called_wider_and_an_unknown_plugin_opens_nothin
 }
 
 #[test]
+fn the_plugins_of_2_1_that_read_the_old_files_are_known() {
+    let files = Files::new(&[
+        (
+            "mosquitto.conf",
+            "listener 1883\nplugin /usr/lib/mosquitto_password_file.so\nplugin_opt_password_file DIR/pw\n\
+             plugin /usr/lib/mosquitto_acl_file.so\nplugin_opt_acl_file DIR/acl\n",
+        ),
+        ("pw", &format!("ann:{HASH}\n")),
+        ("acl", "user ann\ntopic read a\n"),
+    ]);
+    let plan = files.plan();
+    assert_eq!(rules(&plan), ["allow subscribe a for user:local:ann"]);
+    assert_eq!(plan.import.users.len(), 1);
+    assert!(!texts(&plan, Kind::Unmapped).contains("plugin"));
+}
+
+#[test]
 fn bridges_are_reported_with_their_topics_and_without_their_passwords() {
     let plan = Files::new(&[(
         "mosquitto.conf",
