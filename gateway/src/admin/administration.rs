@@ -16,7 +16,7 @@ use super::{
 use crate::acl::{Policy, PolicyHandle, Rule, Subject, Who, explain};
 use crate::auth::{
     Authenticator, LOCAL_REALM, SecretKey, Settings, Users, check_role, check_user_name,
-    generate_secret,
+    generate_secret, is_imported,
 };
 use crate::store::{Accounts, Credential, NewRule, Snapshot, StoreError, StoredRule};
 
@@ -325,6 +325,7 @@ impl Administration {
         let line = |user: &Arc<crate::store::User>| UserLine {
             name: user.name.to_string(),
             generated: matches!(user.credential, Credential::Generated(_)),
+            imported: matches!(&user.credential, Credential::Chosen(phc) if is_imported(phc)),
             disabled: user.disabled,
             roles: user.roles.iter().map(|role| role.to_string()).collect(),
             created_at: user.created_at,

@@ -140,6 +140,8 @@ pub struct UserLine {
     pub name: String,
     /// Whether the password was generated.
     pub generated: bool,
+    /// Whether it is stored as another broker stored it: its user has not logged in since the import.
+    pub imported: bool,
     pub disabled: bool,
     pub roles: Vec<String>,
     /// Seconds since 1970.

@@ -60,7 +60,7 @@ pub fn check_imported_together<'a>(
 }
 
 /// Whether a stored hash is one to be replaced at the next login.
-pub(super) fn is_imported(phc: &str) -> bool {
+pub fn is_imported(phc: &str) -> bool {
     !phc.starts_with(OWN_PREFIX)
 }
 

@@ -28,7 +28,7 @@ mod upgrade;
 mod users;
 
 pub use authenticator::{Authenticator, Credentials, Refusal, Settings};
-pub use imported::{ImportedHashError, check_imported, check_imported_together};
+pub use imported::{ImportedHashError, check_imported, check_imported_together, is_imported};
 pub use name::{LOCAL_REALM, check_role, check_user_name};
 pub use principal::Principal;
 pub use secret::{SecretKey, generate_secret};

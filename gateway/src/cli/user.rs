@@ -101,10 +101,10 @@ async fn list(dir: &DataDir, json: bool, out: &mut impl Write) -> Result<ExitCod
     }
     let rows = lines.iter().map(|user| {
         let state = if user.disabled { "disabled" } else { "active" };
-        let password = if user.generated {
-            "generated"
-        } else {
-            "chosen"
+        let password = match (user.generated, user.imported) {
+            (true, _) => "generated",
+            (_, true) => "imported",
+            _ => "chosen",
         };
         [
             user.name.clone(),

@@ -21,8 +21,8 @@ impl Probes {
     const MAX_FILTERS: usize = 450;
     const LEVELS: usize = 64;
 
-    /// Its own rules first; then those of others, as far as there is room.
-    pub fn of(meaning: &Meaning, who: Asker) -> Probes {
+    /// Its own rules first; then those of others, up to `others` topics in all.
+    pub fn of(meaning: &Meaning, who: Asker, others: usize) -> Probes {
         let mut probes = Probes {
             topics: BTreeSet::new(),
             filters: BTreeSet::new(),
@@ -33,17 +33,21 @@ impl Probes {
         for topic in [FILL, "$SYS/broker/uptime", "probe/probe"] {
             probes.topic(topic);
         }
-        for filter in own(meaning, who).iter().chain(&of_others(meaning)) {
-            if probes.topics.len() >= Self::MAX_TOPICS || probes.filters.len() >= Self::MAX_FILTERS
-            {
-                break;
+        probes.add(&own(meaning, who), who, Self::MAX_TOPICS);
+        probes.add(&of_others(meaning), who, others.min(Self::MAX_TOPICS));
+        probes
+    }
+
+    fn add(&mut self, filters: &[String], who: Asker, max: usize) {
+        for filter in filters {
+            if self.topics.len() >= max || self.filters.len() >= Self::MAX_FILTERS {
+                return;
             }
-            probes.around(filter);
+            self.around(filter);
             if let Some(name) = who.name.filter(|_| filter.contains('+')) {
-                probes.topic(&filter.replace('+', name).replace('#', FILL));
+                self.topic(&filter.replace('+', name).replace('#', FILL));
             }
         }
-        probes
     }
 
     /// The filter, topics in it, topics and filters beside it, above it and below it.

@@ -111,6 +111,8 @@ pub fn replay(plan: &Plan, in_force: &[RuleLine]) -> Replay {
     }
     let mut replay = Replay::default();
     let mut spent = 0;
+    // Half of the effort may go into topics of others; there are somewhat more filters than topics.
+    let others = (EFFORT / 3 / clients.len().max(1)).isqrt();
     // Were all as costly as the most costly one so far, would the rest be too much? Then every second is left out.
     let (mut step, mut at) = (1, 0);
     while at < clients.len() {
@@ -126,7 +128,7 @@ pub fn replay(plan: &Plan, in_force: &[RuleLine]) -> Replay {
             device: None,
             roles,
         };
-        let probes = Probes::of(&plan.meaning, who);
+        let probes = Probes::of(&plan.meaning, who, others);
         spent += probes.topics.len() * probes.filters.len();
         one(
             plan,

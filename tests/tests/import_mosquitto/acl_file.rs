@@ -206,6 +206,19 @@ async fn users_log_in_with_their_old_passwords_and_get_hashes_of_our_own() {
         stored_hash(&world.gateway, "boss").await.starts_with("$7$"),
         "who was away keeps the old one"
     );
+    let list = world
+        .gateway
+        .cli(&["user", "list"], "")
+        .await
+        .expect_success()
+        .stdout;
+    for (name, password) in [("ann", "chosen"), ("boss", "imported")] {
+        let line = list
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect("it is listed");
+        assert!(line.contains(password), "{list}");
+    }
     let World { gateway, .. } = world;
     let again = Setup::new().start_in(gateway.stop().await).await;
     let new = Broker {
