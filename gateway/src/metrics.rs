@@ -107,6 +107,14 @@ metrics! {
     handshakes: Gauge,
     /// TLS handshakes that failed or took too long.
     handshakes_failed: Counter,
+    /// TLS handshakes that made a new session.
+    handshakes_full: Counter,
+    /// TLS handshakes that resumed a session, by ticket or by id.
+    handshakes_resumed: Counter,
+    /// TLS sessions that are remembered for clients without tickets.
+    tls_sessions: Gauge,
+    /// TLS sessions that made room for others before their time was over.
+    tls_sessions_displaced: Counter,
     /// Clients that are connected and past CONNECT.
     clients_connected: Gauge,
     /// The most clients that were connected at once.

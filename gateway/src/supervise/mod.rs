@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use broker_config::{Config, TlsVersion};
+use broker_config::{Config, Listener, Protocol, TlsVersion};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -43,7 +43,7 @@ use crate::{
     },
     tls::{
         Alpn, CertificateSource, Certificates, MinVersion, PrivateCa, ServerConfigs,
-        ServerTlsSettings, TlsAcceptor, TlsError, server_names,
+        ServerTlsSettings, TlsAcceptor, TlsError, cipher_suites, server_names,
     },
 };
 
@@ -376,7 +376,7 @@ fn open_doors(
         };
         // One set of TLS configurations for each listener, never shared (C1).
         let tls = if settings.tls {
-            Some(acceptor(config, certificates)?)
+            Some(acceptor(config, settings, certificates, context)?)
         } else {
             None
         };
@@ -398,14 +398,26 @@ fn open_doors(
     Ok(())
 }
 
-fn acceptor(config: &Config, certificates: &Arc<Certificates>) -> Result<TlsAcceptor, TlsError> {
+fn acceptor(
+    config: &Config,
+    listener: &Listener,
+    certificates: &Arc<Certificates>,
+    context: &Context,
+) -> Result<TlsAcceptor, TlsError> {
     let settings = ServerTlsSettings {
         min_version: match config.tls.min_version {
             TlsVersion::Tls12 => MinVersion::Tls12,
             TlsVersion::Tls13 => MinVersion::Tls13,
         },
-        alpn: Alpn::default(),
-        ..ServerTlsSettings::default()
+        alpn: Alpn {
+            mqtt: listener.protocol != Protocol::WebSocket,
+            http: listener.protocol != Protocol::Mqtt,
+        },
+        ciphers: cipher_suites(&config.tls.ciphers.suites()),
+        session_lifetime: config.tls.session_lifetime,
+        session_cache: config.tls.session_cache,
+        max_fragment: Some(listener.max_fragment_size.bytes()),
+        metrics: context.metrics.clone(),
     };
     Ok(TlsAcceptor::new(Arc::new(ServerConfigs::new(
         certificates.clone(),

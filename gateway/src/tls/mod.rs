@@ -11,9 +11,11 @@ use std::path::PathBuf;
 mod accept;
 mod atomic_file;
 mod certificates;
+mod ciphers;
 mod client_hello;
 mod pem;
 mod private_ca;
+mod resumption;
 mod server_config;
 mod subject_name;
 #[cfg(test)]
@@ -21,6 +23,7 @@ mod tests;
 
 pub use accept::{Tap, TlsAcceptor, TlsStream};
 pub use certificates::{CertificateSource, Certificates, sha256_fingerprint};
+pub use ciphers::cipher_suites;
 pub use client_hello::{ClientHelloFacts, client_hello_facts};
 pub use private_ca::{PrivateCa, Renewal};
 pub use server_config::{Alpn, MinVersion, ServerConfigs, ServerTlsSettings};
