@@ -17,7 +17,6 @@ mod settings;
 mod size;
 mod source;
 mod store;
-mod tls;
 mod value;
 mod visit;
 
@@ -29,11 +28,12 @@ pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};
 #[cfg(feature = "rumqttd")]
 pub use rumqttd::RouterConfig;
-pub use settings::{Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys};
+pub use settings::{
+    Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys, Tls, TlsVersion,
+};
 pub use size::ByteSize;
 pub use source::{ENV_PREFIX, Sources};
 pub use store::{Durability, Store};
-pub use tls::{Tls, TlsVersion};
 
 use list::{Entry, entries};
 use read::Reader;
