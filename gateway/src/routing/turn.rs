@@ -34,7 +34,7 @@ pub(super) struct Turn {
     /// Set, or expired.
     retained: Vec<(Message, bool)>,
     received: Vec<(Arc<dyn Endpoint>, PacketId, ReasonCode)>,
-    subscriptions: Vec<(Arc<dyn Endpoint>, ByteString, Option<Vec<u8>>)>,
+    subscriptions: Vec<Resubscribed>,
     asked: Vec<Asked>,
     /// Where the dispatcher finds what it has to take back.
     taken_back: TakenBack,
@@ -52,6 +52,13 @@ pub(super) struct Turn {
 
 /// Subscriptions that the disk did not take and that are therefore to end, with whose they are.
 pub(super) type TakenBack = Arc<Mutex<Vec<(Arc<dyn Endpoint>, Subscription)>>>;
+
+/// A subscription that is made, replaced or, without options, ended.
+struct Resubscribed {
+    endpoint: Arc<dyn Endpoint>,
+    filter: ByteString,
+    options: Option<Vec<u8>>,
+}
 
 /// A SUBSCRIBE or UNSUBSCRIBE that is answered when the turn is done.
 pub(super) struct Asked {
@@ -188,9 +195,13 @@ impl Turn {
         filter: &SubscriptionFilter,
         options: Option<Vec<u8>>,
     ) {
-        let text = ByteString::from(filter.as_str());
-        self.ticket.add(SUBSCRIPTION + text.len());
-        self.subscriptions.push((endpoint.clone(), text, options));
+        let filter = ByteString::from(filter.as_str());
+        self.ticket.add(SUBSCRIPTION + filter.len());
+        self.subscriptions.push(Resubscribed {
+            endpoint: endpoint.clone(),
+            filter,
+            options,
+        });
     }
 }
 
@@ -226,7 +237,12 @@ impl Change for Turn {
         for (endpoint, id, reason) in std::mem::take(&mut self.received) {
             rows.received(endpoint.id().0, id.get(), Some(reason as u8));
         }
-        for (endpoint, filter, options) in std::mem::take(&mut self.subscriptions) {
+        for Resubscribed {
+            endpoint,
+            filter,
+            options,
+        } in std::mem::take(&mut self.subscriptions)
+        {
             rows.subscription(endpoint.id().0, filter, options);
             records.insert(endpoint.id(), endpoint);
         }
