@@ -272,6 +272,11 @@ impl Certificate {
         self.built_in
     }
 
+    /// Whether it serves the same certificates.
+    pub fn is_same(&self, other: &Certificate) -> bool {
+        self.certified_key.cert == other.certified_key.cert
+    }
+
     /// The leaf in DER.
     pub fn der(&self) -> &[u8] {
         self.certified_key.cert.first().map_or(&[], AsRef::as_ref)
