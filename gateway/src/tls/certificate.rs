@@ -372,7 +372,7 @@ impl CertificateSource {
 }
 
 /// Seconds since 1970; negative before.
-pub(super) fn unix_seconds(time: SystemTime) -> i64 {
+pub fn unix_seconds(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         Err(before) => {

@@ -55,8 +55,17 @@ impl Certificates {
     /// As for [`Certificate::load`].
     pub fn load(source: &CertificateSource) -> Result<Arc<Self>, TlsError> {
         let certificates = Self::new();
-        certificates.install(Self::DEFAULT_SLOT, load_for_start(source)?);
+        certificates.load_default(source)?;
         Ok(certificates)
+    }
+
+    /// Fills the default slot at start, as [`load`](Self::load) does.
+    ///
+    /// # Errors
+    /// As for [`Certificate::load`].
+    pub fn load_default(&self, source: &CertificateSource) -> Result<(), TlsError> {
+        self.install(Self::DEFAULT_SLOT, load_for_start(source)?);
+        Ok(())
     }
 
     /// Loads and validates the pair, then swaps it into the default slot. Returns whether the leaf

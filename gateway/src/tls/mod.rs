@@ -27,7 +27,9 @@ mod testing;
 mod tests;
 
 pub use accept::{Tap, TlsAcceptor, TlsStream};
-pub use certificate::{Certificate, CertificateSource, hex_with_colons, sha256_fingerprint};
+pub use certificate::{
+    Certificate, CertificateSource, hex_with_colons, sha256_fingerprint, unix_seconds,
+};
 pub use certificate_files::{CertificateFiles, Changes};
 pub use certificate_store::{CertificateStore, PrivateKeyPem};
 pub use certificates::Certificates;
