@@ -6,6 +6,7 @@
 //! configuration file and nothing else: whether a certificate exists, a port is free or a
 //! directory is writable is for the gateway to find out.
 
+mod certificate;
 mod check;
 mod limits;
 mod list;
@@ -21,6 +22,7 @@ mod visit;
 
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
+pub use certificate::Certificate;
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};
@@ -64,6 +66,8 @@ pub struct Config {
     /// By name. Default: `mqtts`, `wss`, `mqtt` on loopback, and `ws` without an address.
     pub listeners: BTreeMap<String, Listener>,
     pub tls: Tls,
+    /// By name. Default none.
+    pub certificates: BTreeMap<String, Certificate>,
     pub limits: Limits,
     pub session: Session,
     pub store: Store,
@@ -80,6 +84,7 @@ impl Default for Config {
             log: Log::default(),
             listeners: listener::defaults(),
             tls: Tls::default(),
+            certificates: BTreeMap::new(),
             limits: Limits::default(),
             session: Session::default(),
             store: Store::default(),
@@ -98,6 +103,7 @@ impl Section for Config {
             log,
             listeners,
             tls,
+            certificates,
             limits,
             session,
             store,
@@ -108,8 +114,9 @@ impl Section for Config {
         v.key("data_dir", Restart, data_dir, any);
         v.key("runtime_dir", Restart, runtime_dir, any);
         v.section("log", log);
-        v.listeners("listeners", listeners);
+        v.tables("listeners", listeners);
         v.section("tls", tls);
+        v.tables("certificates", certificates);
         v.section("limits", limits);
         v.section("session", session);
         v.section("store", store);
