@@ -4,7 +4,7 @@
 //! it then, and would be blamed for what nobody wrote.
 
 use crate::{
-    Config,
+    Config, TlsVersion,
     listener::collide,
     read::Findings,
     report::{Place, Wrong, join, quote},
@@ -13,6 +13,7 @@ use crate::{
 
 pub(crate) fn check(config: &Config, findings: &mut Findings) {
     tls_files(config, findings);
+    ciphers_fit_version(config, findings);
     packet_fits_budget(config, findings);
     permits_fit_log(config, findings);
     listeners(config, findings);
@@ -52,6 +53,24 @@ fn tls_files(config: &Config, findings: &mut Findings) {
     );
     let keys = ["tls.certificate", "tls.private_key"];
     blame(findings, &keys, |_| set.show(), wrong);
+}
+
+fn ciphers_fit_version(config: &Config, findings: &mut Findings) {
+    let tls = &config.tls;
+    if tls.min_version < TlsVersion::Tls13 || tls.ciphers.suites().iter().any(|s| s.is_tls13()) {
+        return;
+    }
+    let wrong = Wrong::new(
+        "tls.ciphers has no suite of TLS 1.3, and tls.min_version allows nothing older: nobody \
+         could connect",
+        r#"add "TLS_AES_128_GCM_SHA256", or set min_version = "1.2""#,
+    );
+    let keys = ["tls.ciphers", "tls.min_version"];
+    let value = |key: &str| match key {
+        "tls.ciphers" => tls.ciphers.show(),
+        _ => tls.min_version.show(),
+    };
+    blame(findings, &keys, value, wrong);
 }
 
 fn packet_fits_budget(config: &Config, findings: &mut Findings) {

@@ -8,6 +8,7 @@
 
 mod certificate;
 mod check;
+mod ciphers;
 mod limits;
 mod list;
 mod listener;
@@ -17,23 +18,24 @@ mod settings;
 mod size;
 mod source;
 mod store;
+mod tls;
 mod value;
 mod visit;
 
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
 pub use certificate::Certificate;
+pub use ciphers::{CipherSuite, Ciphers};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};
 #[cfg(feature = "rumqttd")]
 pub use rumqttd::RouterConfig;
-pub use settings::{
-    Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys, Tls, TlsVersion,
-};
+pub use settings::{Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys};
 pub use size::ByteSize;
 pub use source::{ENV_PREFIX, Sources};
 pub use store::{Durability, Store};
+pub use tls::{Tls, TlsVersion};
 
 use list::{Entry, entries};
 use read::Reader;

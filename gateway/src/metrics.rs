@@ -115,6 +115,14 @@ metrics! {
     certificate_reloads_failed: Counter,
     /// Certificates that something is wrong with, as `postern cert status` says.
     certificates_failing: Gauge,
+    /// TLS handshakes that made a new session.
+    handshakes_full: Counter,
+    /// TLS handshakes that resumed a session, by ticket or by id.
+    handshakes_resumed: Counter,
+    /// TLS sessions that are remembered for clients without tickets.
+    tls_sessions: Gauge,
+    /// TLS sessions that made room for others before their time was over.
+    tls_sessions_displaced: Counter,
     /// Clients that are connected and past CONNECT.
     clients_connected: Gauge,
     /// The most clients that were connected at once.

@@ -98,6 +98,11 @@ impl Socket {
         socket
     }
 
+    /// A connection that somebody else has upgraded.
+    pub fn over(stream: TlsStream<TcpStream>) -> Self {
+        Self { stream }
+    }
+
     /// Sends one masked frame.
     pub async fn send(&mut self, last: bool, opcode: u8, payload: &[u8]) {
         let mut frame = vec![u8::from(last) << 7 | opcode];

@@ -237,13 +237,50 @@ const BAD: &[(&str, &str)] = &[
          write a table: [listeners.mqtts] and its keys on lines of their own",
     ),
     (
-        "[listeners.mqtts]\npaths = [\"/mqtt\"]\n",
-        "postern.toml:2: listeners.mqtts.paths: only a websocket listener has paths; \
-         remove it, or set protocol = \"websocket\"",
+        "[listeners.mqtts]\nprotocol = \"mqtt\"\npaths = [\"/mqtt\"]\n",
+        "postern.toml:3: listeners.mqtts.paths: only a listener with WebSocket has paths; \
+         remove it, or set protocol = \"any\" or \"websocket\"",
+    ),
+    (
+        "[listeners.mqtt]\nmax_fragment_size = 512\n",
+        "postern.toml:2: listeners.mqtt.max_fragment_size: only a listener with TLS has records; \
+         remove it, or set tls = true",
+    ),
+    (
+        "[listeners.mqtts]\nmax_fragment_size = \"17KiB\"\n",
+        "postern.toml:2: listeners.mqtts.max_fragment_size = \"17KiB\": is out of range; \
+         use 64B to 16KiB",
+    ),
+    (
+        "[tls]\nciphers = [\"TLS_RSA_WITH_AES_128_CBC_SHA\"]\n",
+        "postern.toml:2: tls.ciphers = \"TLS_RSA_WITH_AES_128_CBC_SHA\": is not a known value; \
+         write \"intermediate\", \"modern\", or a list of IANA names such as \
+         [\"TLS_AES_128_GCM_SHA256\", \"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256\"]",
+    ),
+    (
+        "[tls]\nciphers = []\n",
+        "postern.toml:2: tls.ciphers = []: is empty; \
+         write \"intermediate\", \"modern\", or a list of IANA names such as \
+         [\"TLS_AES_128_GCM_SHA256\", \"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256\"]",
+    ),
+    (
+        "[tls]\nciphers = [\"TLS_AES_128_GCM_SHA256\", \"TLS_AES_128_GCM_SHA256\"]\n",
+        "postern.toml:2: tls.ciphers = \"TLS_AES_128_GCM_SHA256\": is there twice; leave one out",
+    ),
+    (
+        "[tls]\nmin_version = \"1.3\"\nciphers = \"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"\n",
+        "postern.toml:3: tls.ciphers = [\"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"]: tls.ciphers \
+         has no suite of TLS 1.3, and tls.min_version allows nothing older: nobody could connect; \
+         add \"TLS_AES_128_GCM_SHA256\", or set min_version = \"1.2\"",
+    ),
+    (
+        "[tls]\nsession_lifetime = \"30s\"\n",
+        "postern.toml:2: tls.session_lifetime = \"30s\": is out of range; use 1m to 12h",
     ),
     (
         "[listeners.wss]\npaths = []\n",
-        "postern.toml:2: listeners.wss.paths: is empty; write a path such as \"/mqtt\"",
+        "postern.toml:2: listeners.wss.paths: is empty; \
+         write a path such as \"/mqtt\", or set protocol = \"mqtt\"",
     ),
     (
         "[listeners.wss]\npaths = [\"mqtt\"]\n",

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::Context;
+use super::{Context, opening::Opening};
 use crate::{
     auth::{Credentials, Principal, Refusal},
     mqtt::{
@@ -45,16 +45,23 @@ pub enum Rejected {
 }
 
 /// Reads CONNECT, finds out who it is, claims the session and sends CONNACK.
-pub async fn greet<S>(stream: &mut S, context: &Context) -> Result<Welcome, Rejected>
+pub async fn greet<S>(
+    stream: &mut S,
+    opening: Box<Opening>,
+    context: &Context,
+) -> Result<Welcome, Rejected>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = context.limits();
     let first = u32::try_from(limits.first_packet_max.bytes()).unwrap_or(u32::MAX);
     let mut decoder = Decoder::new(first);
-    let mut rest = BytesMut::new();
+    let Opening {
+        deadline,
+        first: mut rest,
+    } = *opening;
     let read = read_connect(stream, &mut decoder, &mut rest);
-    let mut connect = match tokio::time::timeout(limits.connect_timeout, read).await {
+    let mut connect = match tokio::time::timeout_at(deadline, read).await {
         Err(_) => return Err(Rejected::Deadline(limits.connect_timeout)),
         Ok(Ok(connect)) => connect,
         Ok(Err(rejected)) => {
@@ -116,21 +123,21 @@ async fn read_connect<S: AsyncRead + Unpin>(
     rest: &mut BytesMut,
 ) -> Result<Box<Connect>, Rejected> {
     loop {
-        rest.reserve(READ);
-        if stream.read_buf(rest).await? == 0 {
-            return Err(Rejected::Closed);
-        }
         match decoder.decode(rest)? {
             Some(Packet::Connect(connect)) => return Ok(connect),
             // The decoder lets nothing else be first.
             Some(_) => return Err(Rejected::Refused("the first packet is not CONNECT")),
             None => {}
         }
+        rest.reserve(READ);
+        if stream.read_buf(rest).await? == 0 {
+            return Err(Rejected::Closed);
+        }
     }
 }
 
 /// Bytes read at once before CONNECT is complete.
-const READ: usize = 1024;
+pub(super) const READ: usize = 1024;
 
 struct Admitted {
     connection: Connection,

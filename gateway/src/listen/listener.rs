@@ -10,11 +10,13 @@ use std::{
 };
 
 use broker_config::Protocol;
+use rustls::HandshakeKind;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -22,6 +24,7 @@ use super::{
     budget::Admission,
     driver,
     greeting::{self, Rejected},
+    opening::{self, Opening, Speech},
     websocket::{self, WsSettings, WsStream},
 };
 use crate::tls::TlsAcceptor;
@@ -32,7 +35,7 @@ pub struct Wrapping {
     pub name: Arc<str>,
     pub tls: Option<TlsAcceptor>,
     pub protocol: Protocol,
-    /// URL paths of a WebSocket listener.
+    /// URL paths of WebSocket.
     pub paths: Vec<String>,
 }
 
@@ -147,13 +150,18 @@ type Stage<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 impl Guest {
     async fn serve(self, stream: TcpStream) {
         // Each stage is boxed and gone before the next begins: a connection costs what it costs when it is idle.
-        match &self.wrapping.tls {
-            None => self.unwrap(Box::pin(stream)).await,
-            Some(acceptor) => {
-                if let Some(stream) = Box::pin(self.handshake(stream, acceptor)).await {
-                    self.unwrap(stream).await;
+        let stage = match &self.wrapping.tls {
+            None => Box::pin(self.open(Box::pin(stream), None)).await,
+            Some(acceptor) => match Box::pin(self.handshake(stream, acceptor)).await {
+                None => None,
+                Some(stream) => {
+                    let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+                    Box::pin(self.open(stream, alpn)).await
                 }
-            }
+            },
+        };
+        if let Some(stage) = stage {
+            stage.await;
         }
     }
 
@@ -176,7 +184,13 @@ impl Guest {
         .await;
         let peer = self.peer;
         match outcome {
-            Ok(Ok(stream)) => return Some(Box::pin(stream)),
+            Ok(Ok(stream)) => {
+                match stream.get_ref().1.handshake_kind() {
+                    Some(HandshakeKind::Resumed) => metrics.handshakes_resumed.add(1),
+                    _ => metrics.handshakes_full.add(1),
+                }
+                return Some(Box::pin(stream));
+            }
             Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
             Err(_) => tracing::debug!(%peer, "no TLS handshake within {:?}", limits.tls_timeout),
         }
@@ -184,32 +198,55 @@ impl Guest {
         None
     }
 
-    fn unwrap<'a, S>(&'a self, stream: Pin<Box<S>>) -> Stage<'a>
+    /// From the first byte to MQTT: what comes next, unless nothing does. `alpn` is what the TLS handshake agreed on.
+    async fn open<'a, S>(
+        &'a self,
+        mut stream: Pin<Box<S>>,
+        alpn: Option<Vec<u8>>,
+    ) -> Option<Stage<'a>>
     where
         S: AsyncRead + AsyncWrite + Send + 'a,
     {
-        match self.wrapping.protocol {
-            Protocol::Mqtt => Box::pin(self.talk(stream)),
-            Protocol::WebSocket => Box::pin(async move {
-                if let Some(stream) = Box::pin(self.upgrade(stream)).await {
-                    self.talk(stream).await;
+        let time = self.context.limits().connect_timeout;
+        let mut opening = Box::new(Opening::until(Instant::now() + time));
+        let peer = self.peer;
+        let speech = match opening::known(self.wrapping.protocol, alpn.as_deref()) {
+            Some(speech) => speech,
+            None => match timeout_at(opening.deadline, opening.listen(&mut stream)).await {
+                Ok(Ok(speech)) => speech?,
+                Ok(Err(error)) => {
+                    tracing::debug!(%peer, %error, "closed before its first byte");
+                    return None;
                 }
-            }),
+                Err(_) => {
+                    tracing::info!(%peer, listener = %self.wrapping.name, "not connected: no byte within {time:?}");
+                    return None;
+                }
+            },
+        };
+        match speech {
+            Speech::Mqtt => Some(Box::pin(self.talk(stream, opening))),
+            Speech::Http => {
+                let stream = self.upgrade(stream, &mut opening).await?;
+                Some(Box::pin(self.talk(stream, opening)))
+            }
         }
     }
 
     async fn upgrade<S: AsyncRead + AsyncWrite>(
         &self,
         stream: Pin<Box<S>>,
+        opening: &mut Opening,
     ) -> Option<Pin<Box<WsStream<Pin<Box<S>>>>>> {
         let limits = self.context.limits();
         let settings = WsSettings {
             paths: self.wrapping.paths.clone(),
             max_message: limits.max_packet_size.bytes(),
         };
-        let accepted = websocket::accept(stream, &settings);
+        let first = std::mem::take(&mut opening.first).into();
+        let accepted = websocket::accept_after(first, stream, &settings);
         let peer = self.peer;
-        match tokio::time::timeout(limits.connect_timeout, accepted).await {
+        match timeout_at(opening.deadline, accepted).await {
             Ok(Ok(stream)) => return Some(Box::pin(stream)),
             Ok(Err(error)) => tracing::debug!(%peer, %error, "no WebSocket"),
             Err(_) => tracing::debug!(%peer, "no WebSocket within {:?}", limits.connect_timeout),
@@ -218,9 +255,13 @@ impl Guest {
     }
 
     /// MQTT, from CONNECT to the end.
-    async fn talk<S: AsyncRead + AsyncWrite>(&self, mut stream: Pin<Box<S>>) {
+    async fn talk<S: AsyncRead + AsyncWrite>(
+        &self,
+        mut stream: Pin<Box<S>>,
+        opening: Box<Opening>,
+    ) {
         let (peer, listener) = (self.peer, &self.wrapping.name);
-        match Box::pin(greeting::greet(&mut stream, &self.context)).await {
+        match Box::pin(greeting::greet(&mut stream, opening, &self.context)).await {
             Ok(welcome) => {
                 let session = welcome.connection.session();
                 let (client, principal) = (session.client_id(), session.principal());

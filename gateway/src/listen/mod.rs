@@ -7,6 +7,7 @@ mod budget;
 mod driver;
 mod greeting;
 pub mod listener;
+mod opening;
 pub mod websocket;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

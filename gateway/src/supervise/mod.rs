@@ -14,7 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use broker_config::{Config, TlsVersion};
+use broker_config::{Config, Listener, Protocol, TlsVersion};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -46,7 +46,7 @@ use crate::{
     },
     tls::{
         Alpn, CertificateFiles, CertificateStore, Certificates, MinVersion, PrivateCa,
-        ServerConfigs, ServerTlsSettings, TlsAcceptor, TlsError,
+        ServerConfigs, ServerTlsSettings, TlsAcceptor, TlsError, cipher_suites,
     },
 };
 
@@ -381,7 +381,7 @@ fn open_doors(
         };
         // One set of TLS configurations for each listener, never shared (C1).
         let tls = if settings.tls {
-            Some(acceptor(config, certificates)?)
+            Some(acceptor(config, settings, certificates, context)?)
         } else {
             None
         };
@@ -403,14 +403,26 @@ fn open_doors(
     Ok(())
 }
 
-fn acceptor(config: &Config, certificates: &Arc<Certificates>) -> Result<TlsAcceptor, TlsError> {
+fn acceptor(
+    config: &Config,
+    listener: &Listener,
+    certificates: &Arc<Certificates>,
+    context: &Context,
+) -> Result<TlsAcceptor, TlsError> {
     let settings = ServerTlsSettings {
         min_version: match config.tls.min_version {
             TlsVersion::Tls12 => MinVersion::Tls12,
             TlsVersion::Tls13 => MinVersion::Tls13,
         },
-        alpn: Alpn::default(),
-        ..ServerTlsSettings::default()
+        alpn: Alpn {
+            mqtt: listener.protocol != Protocol::WebSocket,
+            http: listener.protocol != Protocol::Mqtt,
+        },
+        ciphers: cipher_suites(&config.tls.ciphers.suites()),
+        session_lifetime: config.tls.session_lifetime,
+        session_cache: config.tls.session_cache,
+        max_fragment: Some(listener.max_fragment_size.bytes()),
+        metrics: context.metrics.clone(),
     };
     Ok(TlsAcceptor::new(Arc::new(ServerConfigs::new(
         certificates.clone(),

@@ -31,6 +31,9 @@ impl Gateway {
         new.auth.password_cache = old.auth.password_cache;
         new.log.format = old.log.format;
         new.tls.min_version = old.tls.min_version;
+        new.tls.ciphers = old.tls.ciphers.clone();
+        new.tls.session_lifetime = old.tls.session_lifetime;
+        new.tls.session_cache = old.tls.session_cache;
         new.tls.server_names = old.tls.server_names.clone();
         // Everything that can fail comes before everything that takes effect.
         let authenticator = self.administration.authenticator();

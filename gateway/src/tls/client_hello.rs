@@ -4,7 +4,7 @@
 
 use rustls::{CipherSuite, NamedGroup};
 
-use super::server_config::CHACHA20;
+use super::ciphers::CHACHA20;
 
 /// What decides between the configurations of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
