@@ -6,6 +6,7 @@
 //! configuration file and nothing else: whether a certificate exists, a port is free or a
 //! directory is writable is for the gateway to find out.
 
+mod certificate;
 mod check;
 mod ciphers;
 mod limits;
@@ -17,23 +18,24 @@ mod settings;
 mod size;
 mod source;
 mod store;
+mod tls;
 mod value;
 mod visit;
 
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
+pub use certificate::Certificate;
 pub use ciphers::{CipherSuite, Ciphers};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};
 #[cfg(feature = "rumqttd")]
 pub use rumqttd::RouterConfig;
-pub use settings::{
-    Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys, Tls, TlsVersion,
-};
+pub use settings::{Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys};
 pub use size::ByteSize;
 pub use source::{ENV_PREFIX, Sources};
 pub use store::{Durability, Store};
+pub use tls::{Tls, TlsVersion};
 
 use list::{Entry, entries};
 use read::Reader;
@@ -66,6 +68,8 @@ pub struct Config {
     /// By name. Default: `mqtts`, `wss`, `mqtt` on loopback, and `ws` without an address.
     pub listeners: BTreeMap<String, Listener>,
     pub tls: Tls,
+    /// By name. Default none.
+    pub certificates: BTreeMap<String, Certificate>,
     pub limits: Limits,
     pub session: Session,
     pub store: Store,
@@ -82,6 +86,7 @@ impl Default for Config {
             log: Log::default(),
             listeners: listener::defaults(),
             tls: Tls::default(),
+            certificates: BTreeMap::new(),
             limits: Limits::default(),
             session: Session::default(),
             store: Store::default(),
@@ -100,6 +105,7 @@ impl Section for Config {
             log,
             listeners,
             tls,
+            certificates,
             limits,
             session,
             store,
@@ -110,8 +116,9 @@ impl Section for Config {
         v.key("data_dir", Restart, data_dir, any);
         v.key("runtime_dir", Restart, runtime_dir, any);
         v.section("log", log);
-        v.listeners("listeners", listeners);
+        v.tables("listeners", listeners);
         v.section("tls", tls);
+        v.tables("certificates", certificates);
         v.section("limits", limits);
         v.section("session", session);
         v.section("store", store);

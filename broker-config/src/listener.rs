@@ -11,7 +11,7 @@ use crate::{
     report::{Wrong, quote},
     size::ByteSize,
     value::{Choice, any, within},
-    visit::{Applies::Restart, Section, Visitor},
+    visit::{Applies::Restart, Named, Section, Visitor},
 };
 
 /// One listener. A table of the configuration is merged over the default of the same name.
@@ -68,11 +68,6 @@ impl Listener {
         self.enabled && !self.bind.is_empty()
     }
 
-    /// What a table with a name of its own is merged over.
-    pub(crate) fn blank() -> Self {
-        Listener::new(Protocol::Mqtt, true, Vec::new())
-    }
-
     fn new(protocol: Protocol, tls: bool, bind: Vec<SocketAddr>) -> Self {
         Listener {
             enabled: true,
@@ -84,9 +79,22 @@ impl Listener {
             allow_plain_remote: false,
         }
     }
+}
 
-    /// Conditions over several keys: the key to blame and what is wrong.
-    pub(crate) fn check(&self) -> Vec<(&'static str, Wrong)> {
+impl Named for Listener {
+    const NOUN: &'static str = "listener";
+    const MANY: &'static str = "let listeners bind several addresses instead";
+    const REQUIRED: &'static [&'static str] = &["protocol", "bind"];
+
+    fn blank() -> Self {
+        Listener::new(Protocol::Mqtt, true, Vec::new())
+    }
+
+    fn defaults() -> BTreeMap<String, Self> {
+        defaults()
+    }
+
+    fn check(&self) -> Vec<(&'static str, Wrong)> {
         let mut wrong = Vec::new();
         if self.protocol != Protocol::Mqtt && self.paths.is_empty() {
             let remedy = r#"write a path such as "/mqtt", or set protocol = "mqtt""#;
@@ -227,24 +235,5 @@ fn paths_usable(paths: &[String]) -> Result<(), Wrong> {
                 r#"write it like "/mqtt", at most 256 characters"#,
             )
         }),
-    }
-}
-
-/// Names must survive a trip through an environment variable: lower-case letters, digits, `-`
-/// and single `_`, and a letter first.
-pub(crate) fn name_usable(name: &str) -> Result<(), Wrong> {
-    let usable = (1..=32).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-        && !name.ends_with('_')
-        && !name.contains("__");
-    match usable {
-        true => Ok(()),
-        false => Err(Wrong::new(
-            "is not a listener name",
-            "use up to 32 lower-case letters, digits, - and _, a letter first",
-        )),
     }
 }

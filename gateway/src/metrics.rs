@@ -107,6 +107,14 @@ metrics! {
     handshakes: Gauge,
     /// TLS handshakes that failed or took too long.
     handshakes_failed: Counter,
+    /// Seconds until the first of the server's certificates expires; 0 once one has.
+    certificate_seconds_left: Gauge,
+    /// Certificates that were read again because their files changed.
+    certificate_reloads: Counter,
+    /// Changes of certificate files to something that cannot be served: the old one stayed.
+    certificate_reloads_failed: Counter,
+    /// Certificates that something is wrong with, as `postern cert status` says.
+    certificates_failing: Gauge,
     /// TLS handshakes that made a new session.
     handshakes_full: Counter,
     /// TLS handshakes that resumed a session, by ticket or by id.

@@ -298,6 +298,34 @@ const BAD: &[(&str, &str)] = &[
         "postern.toml:1: listeners: no listener is on; \
          leave one enabled and bound, or remove the section for the defaults",
     ),
+    (
+        "[certificates.rsa]\ncertificate = \"c.pem\"\n",
+        "postern.toml:2: certificates.rsa.certificate: is set without private_key; \
+         set both, or remove the section",
+    ),
+    (
+        "[certificates.rsa]\nprivate_key = \"k.pem\"\n",
+        "postern.toml:2: certificates.rsa.private_key: is set without certificate; \
+         set both, or remove the section",
+    ),
+    (
+        "\n[certificates.rsa]\n",
+        "postern.toml:2: certificates.rsa: names no files; set certificate and private_key",
+    ),
+    (
+        "[certificates.default]\ncertificate = \"c\"\nprivate_key = \"k\"\n",
+        "postern.toml:1: certificates.default: is the name of the certificate of [tls] or [acme]; \
+         choose another name",
+    ),
+    (
+        "[certificates.RSA]\ncertificate = \"c\"\nprivate_key = \"k\"\n",
+        "postern.toml:1: certificates.RSA: is not a certificate name; \
+         use up to 32 lower-case letters, digits, - and _, a letter first",
+    ),
+    (
+        "[tls]\nwatch_interval = \"10ms\"\n",
+        "postern.toml:2: tls.watch_interval = \"10ms\": is out of range; use 1s to 1d",
+    ),
     // Syntax
     (
         "[limits]\nmax_connections = \n",

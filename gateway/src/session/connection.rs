@@ -47,6 +47,8 @@ pub struct Connection {
     pub(super) policy_changed: bool,
     /// Its last messages may have to be stored: it waits where the disk is behind (B2).
     pub(super) on_credit: bool,
+    /// Topic filters of SUBSCRIBEs and UNSUBSCRIBEs that have not been answered.
+    pub(super) asked: usize,
     /// Something that was taken from the queue was not sent.
     pub(super) dropped: bool,
     /// A denied PUBLISH was audited: once for each connection.
@@ -172,6 +174,7 @@ impl Connection {
             changes: session.permission_changes(),
             policy_changed: false,
             on_credit: false,
+            asked: 0,
             dropped: false,
             denied: false,
             will: connect.will.clone().map(Will::new),
@@ -230,10 +233,7 @@ impl Connection {
                 Ok(())
             }
             Packet::Subscribe(subscribe) => self.subscribe(*subscribe, envelope),
-            Packet::Unsubscribe(unsubscribe) => {
-                self.unsubscribe(*unsubscribe, envelope);
-                Ok(())
-            }
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(*unsubscribe, envelope),
             Packet::PingReq => self.reply(&Reply::PingResp, out),
             Packet::Disconnect(disconnect) => Err(self.disconnect(&disconnect)),
             Packet::Connect(_) => Err(Ending::fault(
@@ -319,7 +319,7 @@ impl Connection {
 
     /// Whether so many answers wait for the disk that the client is not to be read from. Its messages are no reason.
     pub fn owes_many_answers(&self) -> bool {
-        self.held.packets.len() > self.window_size + ANSWERS
+        self.held.packets.len() > self.window_size + ANSWERS || self.asked > ANSWERS
     }
 
     pub(super) fn holds_anything(&self) -> bool {
@@ -510,7 +510,7 @@ pub(super) fn refusal(reason: ReasonCode) -> Option<ByteString> {
         ReasonCode::NotAuthorized => "no rule allows it, or one denies it",
         ReasonCode::QuotaExceeded => "a limit of the gateway is reached, or its disk is full",
         ReasonCode::ImplementationSpecificError => {
-            "the packet has more topic filters than the gateway takes at once"
+            "the packet has more topic filters than the gateway takes at once, or its disk fails"
         }
         ReasonCode::TopicNameInvalid => "the topic name is invalid or has too many levels",
         ReasonCode::TopicFilterInvalid => "the topic filter is invalid or has too many levels",

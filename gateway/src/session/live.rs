@@ -68,11 +68,15 @@ impl Registry {
         session: &Arc<Session>,
         principal: Option<Principal>,
     ) {
-        let Lost { filters, shared } = session.apply(&self.policy().load(), principal);
-        let first = filters.first().map(|filter| filter.as_str().into());
+        let Lost {
+            subscriptions,
+            shared,
+        } = session.apply(&self.policy().load(), principal);
+        let first = subscriptions.first();
+        let first = first.map(|lost| lost.filter.as_str().into());
         let mut envelope = Envelope::default();
-        if !filters.is_empty() {
-            envelope.control(Control::Revoke(filters));
+        if !subscriptions.is_empty() {
+            envelope.control(Control::Revoke(subscriptions));
         }
         if !shared.is_empty() {
             envelope.control(Control::Redistribute(shared));

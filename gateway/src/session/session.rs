@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
 };
@@ -66,6 +66,8 @@ pub struct Session {
     pub(super) mailbox: Mutex<Mailbox>,
     /// By the filter's text, as the client sent it.
     pub(super) subscriptions: Mutex<HashMap<ByteString, Subscription>>,
+    /// Subscriptions that it has asked for so far.
+    asked: AtomicU64,
     pub(super) rest: Mutex<Rest>,
     /// Rings when its connection has left.
     pub(super) left: Notify,
@@ -76,7 +78,7 @@ pub struct Session {
 /// What a policy change took from a session.
 #[derive(Default)]
 pub(super) struct Lost {
-    pub filters: Vec<SubscriptionFilter>,
+    pub subscriptions: Vec<Subscription>,
     /// Messages of shared groups, for other members.
     pub shared: Vec<Delivery>,
 }
@@ -149,6 +151,7 @@ impl Session {
             window_bytes: AtomicUsize::new(0),
             mailbox: Mutex::default(),
             subscriptions: Mutex::default(),
+            asked: AtomicU64::new(0),
             rest: Mutex::default(),
             left: Notify::new(),
             store,
@@ -406,12 +409,12 @@ impl Session {
         self.rest.lock()
     }
 
-    /// Remembers a subscription if it is allowed (P2: one rule must allow all of it) and the session has fewer than
-    /// `most`; replacing one always has room.
+    /// Remembers a subscription and numbers it, if it is allowed (P2: one rule must allow all of it) and the session has
+    /// fewer than `most`; replacing one always has room.
     pub fn subscribe(
         &self,
         text: &ByteString,
-        subscription: &Subscription,
+        subscription: &mut Subscription,
         most: usize,
     ) -> Result<(), ReasonCode> {
         let mut subscriptions = self.subscriptions.lock();
@@ -426,6 +429,7 @@ impl Session {
         if subscriptions.len() >= most && !subscriptions.contains_key(text) {
             return Err(ReasonCode::QuotaExceeded);
         }
+        subscription.number = self.asked.fetch_add(1, Relaxed) + 1;
         subscriptions.insert(text.clone(), subscription.clone());
         Ok(())
     }
@@ -461,7 +465,7 @@ impl Session {
                 .subscribe(subscription.matching().as_str())
                 .allowed;
             if !keep {
-                lost.filters.push(subscription.filter.clone());
+                lost.subscriptions.push(subscription.clone());
             }
             keep
         });
@@ -483,7 +487,8 @@ impl Session {
         }
         if !self.is_online() && mailbox.lost.is_none() {
             // It is told when it comes back: no client goes silently deaf.
-            mailbox.lost = lost.filters.first().map(|filter| filter.as_str().into());
+            let first = lost.subscriptions.first();
+            mailbox.lost = first.map(|lost| lost.filter.as_str().into());
         }
         lost
     }

@@ -10,21 +10,35 @@ use std::path::PathBuf;
 
 mod accept;
 mod atomic_file;
+mod certificate;
+mod certificate_files;
+mod certificate_store;
 mod certificates;
+mod chain;
 mod ciphers;
 mod client_hello;
 mod pem;
+mod pins;
 mod private_ca;
 mod resumption;
 mod server_config;
 mod subject_name;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use accept::{Tap, TlsAcceptor, TlsStream};
-pub use certificates::{CertificateSource, Certificates, sha256_fingerprint};
+pub use certificate::{
+    Certificate, CertificateSource, hex_with_colons, sha256_fingerprint, unix_seconds,
+};
+pub use certificate_files::{CertificateFiles, Changes};
+pub use certificate_store::{CertificateStore, PrivateKeyPem};
+pub use certificates::Certificates;
+pub use chain::{ChainLink, KeyKind};
 pub use ciphers::cipher_suites;
 pub use client_hello::{ClientHelloFacts, client_hello_facts};
+pub use pins::Pins;
 pub use private_ca::{PrivateCa, Renewal};
 pub use server_config::{Alpn, MinVersion, ServerConfigs, ServerTlsSettings};
 pub use subject_name::{SubjectName, server_names};
@@ -62,6 +76,30 @@ pub enum TlsError {
         problem: String,
         remedy: &'static str,
     },
+
+    #[error(
+        "{path} is not a chain: certificate {certificate} was issued by {issuer:?}, but the next one \
+         is {found:?}; put the leaf first, and behind each certificate the one that signed it"
+    )]
+    Chain {
+        path: PathBuf,
+        /// Counted from 1.
+        certificate: usize,
+        issuer: String,
+        found: String,
+    },
+
+    #[error(
+        "{slot:?} cannot be the name of a certificate; use up to 32 lower-case letters, digits, - \
+         and _, a letter first"
+    )]
+    Slot { slot: String },
+
+    #[error(
+        "there is no previous certificate of {slot:?} to go back to: it is kept from the first \
+         renewal on"
+    )]
+    NoPrevious { slot: String },
 
     #[error(
         "server name {name:?} cannot stand in a certificate: {problem}; give a DNS name (in its \

@@ -25,7 +25,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::certificates::unix_seconds;
+use super::certificate::unix_seconds;
 use super::pem::{self, CertificateFacts};
 use super::{CertificateSource, SubjectName, TlsError, atomic_file, server_config};
 
@@ -135,6 +135,15 @@ impl PrivateCa {
     /// The server certificate and its key, for [`Certificates`](super::Certificates).
     pub fn source(&self) -> CertificateSource {
         CertificateSource::own(self.server_certificate(), self.server_key(), LEAF_REMEDY)
+    }
+
+    /// [`source`](Self::source) of a data directory, whether there is anything in it or not.
+    pub fn source_in(data_directory: &Path) -> CertificateSource {
+        let ca = Self {
+            directory: data_directory.join("tls"),
+            names: BTreeSet::new(),
+        };
+        ca.source()
     }
 
     /// The file that clients need in order to trust this gateway (`--cafile`).
@@ -363,7 +372,11 @@ fn read_key(path: &Path, remedy: &'static str) -> Result<KeyPair, TlsError> {
     })
 }
 
-fn repair_permissions(path: &Path) -> Result<(), TlsError> {
+/// Shuts a key of ours to everybody else, with a warning if it was open.
+///
+/// # Errors
+/// [`TlsError::Read`] and [`TlsError::Write`].
+pub(super) fn repair_permissions(path: &Path) -> Result<(), TlsError> {
     let mode = pem::mode(path)?;
     if mode & 0o077 == 0 {
         return Ok(());
