@@ -7,6 +7,7 @@
 //! directory is writable is for the gateway to find out.
 
 mod check;
+mod client_certificates;
 mod limits;
 mod list;
 mod listener;
@@ -21,6 +22,9 @@ mod visit;
 
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
+pub use client_certificates::{
+    CertificateName, ClientCa, ClientCertificates, Demand, Fingerprint, Require,
+};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    client_certificates::ClientCertificates,
     report::{Wrong, quote},
     value::{Choice, any},
     visit::{Applies::Restart, Section, Visitor},
@@ -28,6 +29,8 @@ pub struct Listener {
     pub paths: Vec<String>,
     /// Let a listener without TLS bind an address that is not loopback. Default false.
     pub allow_plain_remote: bool,
+    /// Whether clients prove themselves by certificates, and by which.
+    pub clients: ClientCertificates,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,12 +75,13 @@ impl Listener {
             bind,
             paths: protocol.default_paths(),
             allow_plain_remote: false,
+            clients: ClientCertificates::default(),
         }
     }
 
     /// Conditions over several keys: the key to blame and what is wrong.
     pub(crate) fn check(&self) -> Vec<(&'static str, Wrong)> {
-        let mut wrong = Vec::new();
+        let mut wrong = self.clients.check(self.tls || !self.is_on());
         if self.protocol == Protocol::WebSocket && self.paths.is_empty() {
             wrong.push((
                 "paths",
@@ -163,6 +167,7 @@ impl Section for Listener {
             bind,
             paths,
             allow_plain_remote,
+            clients,
         } = self;
         v.key("enabled", Restart, enabled, any);
         let before = *protocol;
@@ -177,6 +182,7 @@ impl Section for Listener {
         });
         v.key("paths", Restart, paths, |paths| paths_usable(paths));
         v.key("allow_plain_remote", Restart, allow_plain_remote, any);
+        clients.visit(v);
     }
 }
 
