@@ -107,6 +107,12 @@ metrics! {
     handshakes: Gauge,
     /// TLS handshakes that failed or took too long.
     handshakes_failed: Counter,
+    /// Client certificates that did not pass after a handshake: revoked since the one that was resumed, for example.
+    client_certificates_refused: Counter,
+    /// Connections ended because their client certificate was revoked, is not listed any more, or expired.
+    client_certificates_ended: Counter,
+    /// Revocation lists that cannot be read or have ended.
+    revocation_lists_failing: Gauge,
     /// Clients that are connected and past CONNECT.
     clients_connected: Gauge,
     /// The most clients that were connected at once.

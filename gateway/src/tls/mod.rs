@@ -11,6 +11,7 @@ use std::path::PathBuf;
 mod accept;
 mod atomic_file;
 mod certificates;
+pub mod client_certificates;
 mod client_hello;
 mod pem;
 mod private_ca;
@@ -21,6 +22,9 @@ mod tests;
 
 pub use accept::{Tap, TlsAcceptor, TlsStream};
 pub use certificates::{CertificateSource, Certificates, sha256_fingerprint};
+pub use client_certificates::{
+    ClientCertificate, ClientCertificateError, ClientTrust, ClientTrusts,
+};
 pub use client_hello::{ClientHelloFacts, client_hello_facts};
 pub use private_ca::{PrivateCa, Renewal};
 pub use server_config::{Alpn, MinVersion, ServerConfigs, ServerTlsSettings};

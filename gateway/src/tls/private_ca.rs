@@ -142,6 +142,16 @@ impl PrivateCa {
         self.directory.join("ca.pem")
     }
 
+    /// Where the CA's certificate is in a data directory.
+    pub fn certificate_in(data_directory: &Path) -> PathBuf {
+        data_directory.join("tls/ca.pem")
+    }
+
+    /// Where the CA's list of revoked certificates is in a data directory.
+    pub fn revocation_list_in(data_directory: &Path) -> PathBuf {
+        data_directory.join("tls/ca.crl")
+    }
+
     fn ca_key(&self) -> PathBuf {
         self.directory.join("ca.key")
     }

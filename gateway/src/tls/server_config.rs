@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerConfig, ServerSessionMemoryCache};
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite, SupportedProtocolVersion};
@@ -80,6 +81,19 @@ impl ServerConfigs {
         certificates: Arc<Certificates>,
         settings: &ServerTlsSettings,
     ) -> Result<Self, TlsError> {
+        Self::asking(certificates, settings, None)
+    }
+
+    /// [`new`](Self::new) for a listener that asks for client certificates, where `clients` says
+    /// which ones are good.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn asking(
+        certificates: Arc<Certificates>,
+        settings: &ServerTlsSettings,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Self, TlsError> {
         if let Some(bytes) = settings
             .max_fragment
             .filter(|bytes| !(64..=16_384).contains(bytes))
@@ -93,10 +107,13 @@ impl ServerConfigs {
             for chacha_first in [false, true] {
                 let provider = Arc::new(variant_provider(key_exchange, chacha_first));
                 for record_size in RECORD_SIZES {
-                    let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-                        .with_protocol_versions(settings.min_version.versions())?
-                        .with_no_client_auth()
-                        .with_cert_resolver(Arc::clone(&certificates) as _);
+                    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                        .with_protocol_versions(settings.min_version.versions())?;
+                    let builder = match &clients {
+                        Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients)),
+                        None => builder.with_no_client_auth(),
+                    };
+                    let mut config = builder.with_cert_resolver(Arc::clone(&certificates) as _);
                     config.ticketer = Arc::clone(&ticketer);
                     config.session_storage = Arc::clone(&session_storage) as _;
                     config.alpn_protocols = settings.alpn.protocols();
