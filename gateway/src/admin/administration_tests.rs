@@ -109,6 +109,7 @@ impl World {
         let credentials = Credentials {
             username: Some(name),
             password: Some(password.as_bytes()),
+            certificate: None,
         };
         let principal = self.admin.authenticator().authenticate(credentials).await?;
         Ok(principal
@@ -234,6 +235,7 @@ async fn a_generated_password_is_answered_once_and_lets_the_user_in() {
     let credentials = Credentials {
         username: Some("dev"),
         password: Some(password.0.as_bytes()),
+        certificate: None,
     };
     again
         .authenticator()

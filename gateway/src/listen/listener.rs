@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     Context, ListenError,
     budget::Admission,
+    certificate::Presented,
     driver,
     greeting::{self, Rejected},
     websocket::{self, WsSettings, WsStream},
@@ -148,10 +149,13 @@ impl Guest {
     async fn serve(self, stream: TcpStream) {
         // Each stage is boxed and gone before the next begins: a connection costs what it costs when it is idle.
         match &self.wrapping.tls {
-            None => self.unwrap(Box::pin(stream)).await,
+            None => self.unwrap(Box::pin(stream), None).await,
             Some(acceptor) => {
-                if let Some(stream) = Box::pin(self.handshake(stream, acceptor)).await {
-                    self.unwrap(stream).await;
+                let Some(stream) = Box::pin(self.handshake(stream, acceptor)).await else {
+                    return;
+                };
+                if let Ok(client) = self.client(&stream, acceptor) {
+                    self.unwrap(stream, client).await;
                 }
             }
         }
@@ -181,15 +185,30 @@ impl Guest {
         None
     }
 
-    fn unwrap<'a, S>(&'a self, stream: Pin<Box<S>>) -> Stage<'a>
+    /// The client's certificate, judged after every handshake, resumed ones included (C1).
+    fn client(
+        &self,
+        stream: &crate::tls::TlsStream<TcpStream>,
+        acceptor: &TlsAcceptor,
+    ) -> Result<Option<Presented>, ()> {
+        let client = acceptor.client(stream).map_err(|error| {
+            let metrics = &self.context.metrics;
+            metrics.client_certificates_refused.add(1);
+            metrics.handshakes_failed.add(1);
+            tracing::info!(peer = %self.peer, listener = %self.wrapping.name, %error, "not connected");
+        })?;
+        Ok(client.map(Presented::new))
+    }
+
+    fn unwrap<'a, S>(&'a self, stream: Pin<Box<S>>, client: Option<Presented>) -> Stage<'a>
     where
         S: AsyncRead + AsyncWrite + Send + 'a,
     {
         match self.wrapping.protocol {
-            Protocol::Mqtt => Box::pin(self.talk(stream)),
+            Protocol::Mqtt => Box::pin(self.talk(stream, client)),
             Protocol::WebSocket => Box::pin(async move {
                 if let Some(stream) = Box::pin(self.upgrade(stream)).await {
-                    self.talk(stream).await;
+                    self.talk(stream, client).await;
                 }
             }),
         }
@@ -215,9 +234,16 @@ impl Guest {
     }
 
     /// MQTT, from CONNECT to the end.
-    async fn talk<S: AsyncRead + AsyncWrite>(&self, mut stream: Pin<Box<S>>) {
+    async fn talk<S: AsyncRead + AsyncWrite>(
+        &self,
+        mut stream: Pin<Box<S>>,
+        client: Option<Presented>,
+    ) {
         let (peer, listener) = (self.peer, &self.wrapping.name);
-        match Box::pin(greeting::greet(&mut stream, &self.context)).await {
+        let greeted = greeting::greet(&mut stream, &self.context, client.as_ref());
+        let greeted = Box::pin(greeted).await;
+        drop(client);
+        match greeted {
             Ok(welcome) => {
                 let session = welcome.connection.session();
                 let (client, principal) = (session.client_id(), session.principal());
