@@ -1,5 +1,7 @@
 //! Executes commands: checks them, stores the change, puts it into force, and tells the live sessions.
 
+mod certificates;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -169,6 +171,23 @@ impl Administration {
             Command::Health => Ok(Answer::Health {
                 problems: self.live.get().map_or(Vec::new(), |live| live.problems()),
             }),
+            Command::InitCa => self.init_ca().await,
+            Command::ShowCa => self.show_ca().await,
+            Command::IssueCertificate {
+                kind,
+                name,
+                names,
+                days,
+                request,
+            } => {
+                self.issue_certificate(kind, name, names, days, request)
+                    .await
+            }
+            Command::RevokeCertificate { which, reason } => {
+                self.revoke_certificate(which, reason).await
+            }
+            Command::ListCertificates { after } => self.list_certificates(after).await,
+            Command::RevocationList => self.revocation_list().await,
             Command::Explain {
                 user,
                 action,

@@ -68,6 +68,9 @@ impl LiveSessions for Ear {
     fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
         self.0.note(format!("password {realm}:{name}"))
     }
+    fn certificates_changed(&self) -> BoxFuture<'static, ()> {
+        self.0.note("certificates".to_owned())
+    }
     fn problems(&self) -> Vec<String> {
         Vec::new()
     }

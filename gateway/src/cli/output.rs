@@ -22,6 +22,10 @@ pub(super) fn done(answer: Answer, out: &mut impl Write) -> Result<ExitCode, Cli
         | Answer::Rules { .. }
         | Answer::Explanation(_)
         | Answer::Health { .. }
+        | Answer::Ca(_)
+        | Answer::Certificate { .. }
+        | Answer::Certificates { .. }
+        | Answer::RevocationList { .. }
         | Answer::Backup { .. } => {
             return Ok(ExitCode::SUCCESS);
         }

@@ -1,6 +1,7 @@
 //! Start, ready, reload, drain, stop: the life of one gateway, and the order in which its rooms come and go.
 
 mod addresses;
+mod client_certificates;
 pub mod logging;
 mod reload;
 
@@ -42,8 +43,8 @@ use crate::{
         writer::{self, Store},
     },
     tls::{
-        Alpn, CertificateSource, Certificates, MinVersion, PrivateCa, ServerConfigs,
-        ServerTlsSettings, TlsAcceptor, TlsError, server_names,
+        Alpn, CertificateSource, Certificates, ClientTrust, ClientTrusts, MinVersion, PrivateCa,
+        ServerConfigs, ServerTlsSettings, TlsAcceptor, TlsError, server_names,
     },
 };
 
@@ -57,6 +58,7 @@ pub struct Gateway {
     context: Arc<Context>,
     administration: Arc<Administration>,
     certificates: Arc<Certificates>,
+    trusts: Arc<ClientTrusts>,
     private_ca: Option<Arc<PrivateCa>>,
     first_account: Option<FirstAccount>,
     addresses: Addresses,
@@ -116,8 +118,17 @@ impl Gateway {
         let (messages, _) = Messages::open(directory.path(), durability(&config.load())).await?;
         let (registry, store, writer) =
             start_engine(&config, &administration, messages, &metrics, &mut engine).await?;
-        let sessions = Sessions::new(registry.clone(), administration.users().clone());
+        client_certificates::keep_ca(&administration).await;
+        let trusts = open_trusts(&config.load_full(), directory.path(), &metrics).await?;
+        client_certificates::forget_wills(&registry, &administration).await;
+        let users = administration.users().clone();
+        let sessions = Sessions::new(registry.clone(), users, trusts.clone());
         administration.attach(Arc::new(sessions));
+        engine.spawn(client_certificates::watch(
+            registry.clone(),
+            administration.clone(),
+            trusts.clone(),
+        ));
         let context = Arc::new(Context {
             config: config.clone(),
             registry,
@@ -149,6 +160,7 @@ impl Gateway {
             sockets,
             &config.load(),
             &certificates,
+            &trusts,
             &context,
             &stopped,
             &mut doors,
@@ -160,6 +172,7 @@ impl Gateway {
             context,
             administration,
             certificates,
+            trusts,
             private_ca,
             first_account,
             addresses,
@@ -283,6 +296,21 @@ async fn certificates(
     Ok((Certificates::load(&ca.source())?, Some(ca)))
 }
 
+/// Whom listeners with client certificates trust.
+async fn open_trusts(
+    config: &Arc<Config>,
+    directory: &Path,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<ClientTrusts>, StartError> {
+    let (config, directory) = (config.clone(), directory.to_owned());
+    let metrics = metrics.clone();
+    // File I/O.
+    let opened = tokio::task::spawn_blocking(move || {
+        ClientTrusts::open(&config.listeners, &directory, metrics)
+    });
+    Ok(opened.await??)
+}
+
 async fn start_engine(
     config: &Arc<ArcSwap<Config>>,
     administration: &Administration,
@@ -366,6 +394,7 @@ fn open_doors(
     sockets: Sockets,
     config: &Config,
     certificates: &Arc<Certificates>,
+    trusts: &ClientTrusts,
     context: &Arc<Context>,
     stopped: &watch::Receiver<bool>,
     doors: &mut JoinSet<()>,
@@ -376,7 +405,7 @@ fn open_doors(
         };
         // One set of TLS configurations for each listener, never shared (C1).
         let tls = if settings.tls {
-            Some(acceptor(config, certificates)?)
+            Some(acceptor(config, certificates, trusts.of(&name))?)
         } else {
             None
         };
@@ -398,7 +427,11 @@ fn open_doors(
     Ok(())
 }
 
-fn acceptor(config: &Config, certificates: &Arc<Certificates>) -> Result<TlsAcceptor, TlsError> {
+fn acceptor(
+    config: &Config,
+    certificates: &Arc<Certificates>,
+    clients: Option<&Arc<ClientTrust>>,
+) -> Result<TlsAcceptor, TlsError> {
     let settings = ServerTlsSettings {
         min_version: match config.tls.min_version {
             TlsVersion::Tls12 => MinVersion::Tls12,
@@ -407,10 +440,9 @@ fn acceptor(config: &Config, certificates: &Arc<Certificates>) -> Result<TlsAcce
         alpn: Alpn::default(),
         ..ServerTlsSettings::default()
     };
-    Ok(TlsAcceptor::new(Arc::new(ServerConfigs::new(
-        certificates.clone(),
-        &settings,
-    )?)))
+    let verifier = clients.map(ClientTrust::verifier);
+    let configs = ServerConfigs::asking(certificates.clone(), &settings, verifier)?;
+    Ok(TlsAcceptor::new(Arc::new(configs)).trusting(clients.cloned()))
 }
 
 fn auth_settings(config: &Config) -> auth::Settings {

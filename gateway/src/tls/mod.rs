@@ -14,7 +14,7 @@ mod certificates;
 pub mod client_certificates;
 mod client_hello;
 mod pem;
-mod private_ca;
+pub mod private_ca;
 mod server_config;
 mod subject_name;
 #[cfg(test)]
@@ -80,6 +80,9 @@ pub enum TlsError {
 
     #[error("{bytes} bytes cannot be the largest TLS record; give a number from 64 to 16384")]
     RecordSize { bytes: usize },
+
+    #[error("{0}")]
+    Request(String),
 
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),

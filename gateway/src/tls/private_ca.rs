@@ -29,6 +29,8 @@ use super::certificates::unix_seconds;
 use super::pem::{self, CertificateFacts};
 use super::{CertificateSource, SubjectName, TlsError, atomic_file, server_config};
 
+pub mod signing;
+
 const DAY: i64 = 86_400;
 /// Ten years: devices keep `ca.pem` in flash and are seldom visited.
 const CA_LIFETIME: i64 = 3_652 * DAY;
