@@ -3,6 +3,8 @@
 mod acl;
 mod archive;
 mod backup;
+mod ca;
+mod certificate_files;
 mod check;
 mod config;
 mod health;
@@ -48,6 +50,8 @@ enum Verb {
     User(user::Args),
     /// Allow, deny and explain what clients may publish and subscribe to
     Acl(acl::Args),
+    /// The private CA: certificates for devices and servers, and their revocation
+    Ca(ca::Args),
     /// Say whether the gateway runs and everything in it works; exit code 0 if so
     Health,
     /// Copy everything a gateway keeps into one file; it may be running
@@ -101,6 +105,10 @@ enum CliError {
         "{path} has the files of a gateway already ({found} and others); add --force to set them aside"
     )]
     InUse { path: PathBuf, found: String },
+    #[error(
+        "cannot make the PKCS #12 file: {0}; the certificate is issued all the same: its files are there"
+    )]
+    Pkcs12(String),
     #[error("{0}")]
     Password(&'static str),
     #[error("cannot read the password: {0}")]
@@ -162,6 +170,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.verb {
         Some(Verb::User(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Ca(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Health) => return health::run(&settings.locate()?, &mut out).await,
         Some(Verb::Backup(args)) => args.run(&settings.locate()?, &mut out).await?,
         Some(Verb::Restore(args)) => args.run(&settings.locate()?, &mut out).await?,

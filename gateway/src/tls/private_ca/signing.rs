@@ -331,6 +331,12 @@ pub struct Prints {
 }
 
 impl Prints {
+    /// In base64, as ESPHome, curl (`--pinnedpubkey sha256//…`) and HPKP write it.
+    pub fn pin(&self) -> String {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        STANDARD.encode(self.pin)
+    }
+
     /// `None`: there is no certificate in it.
     pub fn of(text: &str) -> Option<Prints> {
         let der = CertificateDer::from_pem_slice(text.as_bytes()).ok()?;
@@ -399,7 +405,8 @@ fn reason(code: u8) -> Option<RevocationReason> {
     })
 }
 
-fn to_pem(label: &str, der: &[u8]) -> String {
+/// DER in PEM (RFC 7468).
+pub fn to_pem(label: &str, der: &[u8]) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let text = STANDARD.encode(der);
     let mut out = format!("-----BEGIN {label}-----\n");
@@ -412,6 +419,12 @@ fn to_pem(label: &str, der: &[u8]) -> String {
     }
     out.push_str(&format!("-----END {label}-----\n"));
     out
+}
+
+/// The DER of the first PEM section, whatever it is.
+pub fn to_der(text: &str) -> Option<Vec<u8>> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(text.as_bytes()).ok()?;
+    Some(pem.contents)
 }
 
 fn sha256(octets: &[u8]) -> [u8; 32] {
