@@ -37,7 +37,7 @@ pub async fn end_certificates(registry: &Arc<Registry>, trusts: &ClientTrusts) {
     let is_good = |certificate: &Certificate| match trusts.of(&certificate.listener) {
         // Expired ones end in their own way (P3).
         Some(trust) => {
-            certificate.not_after <= SystemTime::now() || {
+            certificate.has_expired(SystemTime::now()) || {
                 trust.identify(&certificate.chain, now).is_ok()
             }
         }

@@ -1,7 +1,7 @@
 //! A client certificate as far as a login is concerned: whom it names, and what it suffices for.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 
@@ -20,7 +20,14 @@ pub struct Certificate {
     pub listener: Arc<str>,
     /// SHA-256 of the certificate in DER.
     pub fingerprint: [u8; 32],
+    /// The last second of its life (RFC 5280, 4.1.2.5).
     pub not_after: SystemTime,
     /// As it was presented, leaf first. Empty for the login of an earlier process.
     pub chain: Box<[CertificateDer<'static>]>,
+}
+
+impl Certificate {
+    pub fn has_expired(&self, now: SystemTime) -> bool {
+        now >= self.not_after + Duration::from_secs(1)
+    }
 }

@@ -12,13 +12,14 @@ use std::{
 use broker_config::Protocol;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
+    time::timeout,
 };
 
 use super::{
-    Context, ListenError,
+    Context, LINGER, ListenError,
     budget::Admission,
     certificate::Presented,
     driver,
@@ -151,11 +152,12 @@ impl Guest {
         match &self.wrapping.tls {
             None => self.unwrap(Box::pin(stream), None).await,
             Some(acceptor) => {
-                let Some(stream) = Box::pin(self.handshake(stream, acceptor)).await else {
+                let Some(mut stream) = Box::pin(self.handshake(stream, acceptor)).await else {
                     return;
                 };
-                if let Ok(client) = self.client(&stream, acceptor) {
-                    self.unwrap(stream, client).await;
+                match self.client(&stream, acceptor) {
+                    Ok(client) => self.unwrap(stream, client).await,
+                    Err(()) => drop(timeout(LINGER, stream.shutdown()).await),
                 }
             }
         }

@@ -106,7 +106,7 @@ impl Registry {
         let expired = |session: &&Arc<Session>| {
             let principal = session.principal.load();
             let certificate = principal.certificate.as_ref();
-            session.online.load(Relaxed) && certificate.is_some_and(|one| one.not_after < now)
+            session.online.load(Relaxed) && certificate.is_some_and(|one| one.has_expired(now))
         };
         let all = self.all();
         let told = all.iter().filter(expired);

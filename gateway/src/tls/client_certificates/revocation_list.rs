@@ -41,6 +41,8 @@ struct List {
     /// The number of the authority that signed it.
     authority: usize,
     der: CertificateRevocationListDer<'static>,
+    /// CRLNumber (RFC 5280, 5.2.3), big-endian, if it has one.
+    number: Option<Vec<u8>>,
     /// Seconds since 1970.
     this_update: i64,
     /// Seconds since 1970.
@@ -173,22 +175,34 @@ impl ListFile {
         if next_update < now {
             return Err(self.ended(next_update, now));
         }
-        let issuer = parsed.issuer().as_raw().to_vec();
-        let newer = |list: &&List| list.issuer == issuer && list.this_update > this_update;
-        if self.current.iter().any(|list| newer(&list)) {
+        let list = List {
+            authority,
+            number: parsed.crl_number().map(|number| number.to_bytes_be()),
+            this_update,
+            next_update,
+            issuer: parsed.issuer().as_raw().to_vec(),
+            der: der.clone(),
+        };
+        // Whoever can put an old list there must not bring revoked certificates back.
+        if self.current.iter().any(|one| one.is_newer_than(&list)) {
             return Err(format!("{path} is older than the one in force"));
         }
         // Indirect and partial lists are refused by rustls.
         authorities[authority]
             .verifier(std::iter::once(&der))
             .map_err(|error| format!("{path} is of a kind that is not supported ({error})"))?;
-        Ok(List {
-            authority,
-            this_update,
-            next_update,
-            issuer,
-            der,
-        })
+        Ok(list)
+    }
+}
+
+impl List {
+    /// Of the same CA, by its number: clocks go back, numbers do not.
+    fn is_newer_than(&self, other: &List) -> bool {
+        let later = match (&self.number, &other.number) {
+            (Some(one), Some(two)) => (one.len(), one) > (two.len(), two),
+            _ => self.this_update > other.this_update,
+        };
+        self.issuer == other.issuer && later
     }
 }
 
