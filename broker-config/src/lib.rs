@@ -9,6 +9,7 @@
 mod certificate;
 mod check;
 mod ciphers;
+mod client_certificates;
 mod limits;
 mod list;
 mod listener;
@@ -26,6 +27,9 @@ use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
 pub use certificate::Certificate;
 pub use ciphers::{CipherSuite, Ciphers};
+pub use client_certificates::{
+    CertificateName, ClientCa, ClientCertificates, Demand, Fingerprint, Require,
+};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    client_certificates::ClientCertificates,
     report::{Wrong, quote},
     size::ByteSize,
     value::{Choice, any, within},
@@ -32,6 +33,8 @@ pub struct Listener {
     pub max_fragment_size: ByteSize,
     /// Let a listener without TLS bind an address that is not loopback. Default false.
     pub allow_plain_remote: bool,
+    /// Whether clients prove themselves by certificates, and by which.
+    pub clients: ClientCertificates,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +80,7 @@ impl Listener {
             paths: protocol.default_paths(),
             max_fragment_size: RECORD,
             allow_plain_remote: false,
+            clients: ClientCertificates::default(),
         }
     }
 }
@@ -95,7 +99,7 @@ impl Named for Listener {
     }
 
     fn check(&self) -> Vec<(&'static str, Wrong)> {
-        let mut wrong = Vec::new();
+        let mut wrong = self.clients.check(self.tls || !self.is_on());
         if self.protocol != Protocol::Mqtt && self.paths.is_empty() {
             let remedy = r#"write a path such as "/mqtt", or set protocol = "mqtt""#;
             wrong.push(("paths", Wrong::new("is empty", remedy)));
@@ -190,6 +194,7 @@ impl Section for Listener {
             paths,
             max_fragment_size,
             allow_plain_remote,
+            clients,
         } = self;
         v.key("enabled", Restart, enabled, any);
         let before = *protocol;
@@ -210,6 +215,7 @@ impl Section for Listener {
             within(ByteSize::from_bytes(64)..=RECORD),
         );
         v.key("allow_plain_remote", Restart, allow_plain_remote, any);
+        clients.visit(v);
     }
 }
 

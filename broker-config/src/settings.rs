@@ -219,7 +219,7 @@ impl Section for Auth {
     }
 }
 
-fn role(name: &str) -> Result<(), Wrong> {
+pub(crate) fn role(name: &str) -> Result<(), Wrong> {
     let usable = !name.is_empty()
         && name.len() <= 64
         && !name.chars().any(|c| c.is_whitespace() || c.is_control());

@@ -188,7 +188,10 @@ impl DataDir {
                     lchown(entry.path(), Some(owner.uid()), Some(owner.gid()))?;
                 }
             }
-            Ok(())
+            match owner.uid() {
+                0 => Ok(()),
+                _ => give_certificates(&self.path, &owner),
+            }
         };
         give().map_err(|source| self.failed("give files to the owner of", source))
     }
@@ -266,6 +269,29 @@ impl Holder {
             socket: lines.next().map(PathBuf::from),
         }
     }
+}
+
+/// Gives the files of the directory of keys and certificates to the owner of the data directory. Its owner could put
+/// anything in its place, so it is opened once, and no link is followed.
+fn give_certificates(data_dir: &Path, owner: &fs::Metadata) -> io::Result<()> {
+    use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, Uid, chownat, open, statat};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match open(data_dir.join("tls"), flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let found = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if found.st_uid == 0 && name.to_bytes() != b".." {
+            let no_links = AtFlags::SYMLINK_NOFOLLOW;
+            chownat(&directory, name, Some(uid), Some(gid), no_links)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a directory with this mode if there is none; its missing parents get the usual mode.

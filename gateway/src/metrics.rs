@@ -123,6 +123,12 @@ metrics! {
     tls_sessions: Gauge,
     /// TLS sessions that made room for others before their time was over.
     tls_sessions_displaced: Counter,
+    /// Client certificates that did not pass after a handshake: revoked since the one that was resumed, for example.
+    client_certificates_refused: Counter,
+    /// Connections ended because their client certificate was revoked, is not listed any more, or expired.
+    client_certificates_ended: Counter,
+    /// Revocation lists that cannot be read or have ended.
+    revocation_lists_failing: Gauge,
     /// Clients that are connected and past CONNECT.
     clients_connected: Gauge,
     /// The most clients that were connected at once.

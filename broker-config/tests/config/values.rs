@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use broker_config::{
-    ByteSize, Config, DeniedPublish, Durability, LogFormat, LogLevel, Protocol, TlsVersion,
+    ByteSize, CertificateName, ClientCa, Config, Demand, DeniedPublish, Durability, LogFormat,
+    LogLevel, Protocol, Require, TlsVersion,
 };
 
 fn parse(text: &str) -> Config {
@@ -27,6 +28,13 @@ tls = false
 bind = "192.0.2.1:1"
 paths = "/a"
 allow_plain_remote = true
+client_certificates = "required"
+require = "both"
+client_cas = ["own", "/etc/ca.pem", "factory=b=c.pem", "./own"]
+client_crls = "crl.pem"
+client_fingerprints = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+certificate_name = "none"
+certificate_role = "sensor"
 [listeners.wss]
 max_fragment_size = 512
 [listeners.own_one-2]
@@ -38,12 +46,12 @@ private_key = "k.pem"
 server_names = ["*.example.org", "192.0.2.1", "2001:db8::1"]
 min_version = "1.3"
 watch_interval = "0s"
-[certificates.rsa]
-certificate = "r.pem"
-private_key = "r.key"
 ciphers = "modern"
 session_lifetime = "1m"
 session_cache = 0
+[certificates.rsa]
+certificate = "r.pem"
+private_key = "r.key"
 [limits]
 max_connections = 1
 max_connections_per_address = 2
@@ -158,6 +166,26 @@ fn values_mean_what_they_say() {
     assert_eq!(config.store.credit, ByteSize::kib(64));
     assert_eq!(config.sys.interval, Duration::ZERO);
 
+    let clients = &config.listeners["mqtts"].clients;
+    assert_eq!(
+        (clients.demand, clients.require, clients.name),
+        (Demand::Required, Require::Both, CertificateName::None)
+    );
+    let file = |realm: Option<&str>, path: &str| ClientCa::File {
+        realm: realm.map(str::to_owned),
+        path: path.into(),
+    };
+    assert_eq!(
+        clients.cas,
+        [
+            ClientCa::Own,
+            file(None, "/etc/ca.pem"),
+            file(Some("factory"), "b=c.pem"),
+            file(None, "./own"),
+        ]
+    );
+    assert_eq!(clients.fingerprints[0].0[..2], [0x00, 0x11]);
+
     let own = &config.listeners["own_one-2"];
     assert!(own.tls && own.is_on() && own.protocol == Protocol::WebSocket);
     assert_eq!(own.paths, ["/mqtt", "/"]);
@@ -241,7 +269,8 @@ fn only_what_cannot_change_live_needs_a_restart() {
 
     let live = "[log]\nlevel = \"debug\"\n[limits]\nmax_connections = 3\n\
                 [session]\nexpiry_max = \"1d\"\n[auth]\nallow_anonymous = true\n\
-                [tls]\ncertificate = \"c\"\nprivate_key = \"k\"\n[sys]\ninterval = 5\n";
+                [tls]\ncertificate = \"c\"\nprivate_key = \"k\"\n[sys]\ninterval = 5\n\
+                [listeners.wss]\nclient_fingerprints = \"00112233445566778899AABBCCDDEEFF00112233445566778899AABBCCDDEEFF\"\n";
     assert_eq!(old.restart_keys(&parse(live)), [""; 0]);
 
     let fixed = parse(
@@ -251,10 +280,16 @@ fn only_what_cannot_change_live_needs_a_restart() {
     let own = [
         "allow_plain_remote",
         "bind",
+        "certificate_name",
+        "certificate_role",
+        "client_cas",
+        "client_certificates",
+        "client_crls",
         "enabled",
         "max_fragment_size",
         "paths",
         "protocol",
+        "require",
         "tls",
     ];
     let mut expected = vec!["bus.segments".to_owned(), "data_dir".to_owned()];

@@ -1,5 +1,7 @@
 //! Executes commands: checks them, stores the change, puts it into force, and tells the live sessions.
 
+mod ca;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -181,6 +183,23 @@ impl Administration {
                 let _turn = self.turn().await?;
                 self.at_desk(move |desk| desk.roll_back(&name)).await
             }
+            Command::InitCa => self.init_ca().await,
+            Command::ShowCa => self.show_ca().await,
+            Command::IssueCertificate {
+                kind,
+                name,
+                names,
+                days,
+                request,
+            } => {
+                self.issue_certificate(kind, name, names, days, request)
+                    .await
+            }
+            Command::RevokeCertificate { which, reason } => {
+                self.revoke_certificate(which, reason).await
+            }
+            Command::ListIssued { after } => self.list_issued(after).await,
+            Command::RevocationList => self.revocation_list().await,
             Command::Explain {
                 user,
                 action,

@@ -68,6 +68,9 @@ impl LiveSessions for Ear {
     fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
         self.0.note(format!("password {realm}:{name}"))
     }
+    fn certificates_changed(&self) -> BoxFuture<'static, ()> {
+        self.0.note("certificates".to_owned())
+    }
     fn problems(&self) -> Vec<String> {
         Vec::new()
     }
@@ -109,6 +112,7 @@ impl World {
         let credentials = Credentials {
             username: Some(name),
             password: Some(password.as_bytes()),
+            certificate: None,
         };
         let principal = self.admin.authenticator().authenticate(credentials).await?;
         Ok(principal
@@ -234,6 +238,7 @@ async fn a_generated_password_is_answered_once_and_lets_the_user_in() {
     let credentials = Credentials {
         username: Some("dev"),
         password: Some(password.0.as_bytes()),
+        certificate: None,
     };
     again
         .authenticator()

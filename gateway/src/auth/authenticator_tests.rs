@@ -53,6 +53,7 @@ impl World {
         let credentials = Credentials {
             username: Some(name),
             password: Some(password.as_bytes()),
+            certificate: None,
         };
         self.login
             .authenticate(credentials)
@@ -231,6 +232,7 @@ async fn a_client_without_credentials_is_refused_unless_anonymous_clients_are_al
     let nothing = Credentials {
         username: None,
         password: None,
+        certificate: None,
     };
     assert_eq!(
         world.login.authenticate(nothing).await.unwrap_err(),
@@ -251,10 +253,12 @@ async fn a_client_without_credentials_is_refused_unless_anonymous_clients_are_al
         Credentials {
             username: Some("ann"),
             password: None,
+            certificate: None,
         },
         Credentials {
             username: None,
             password: Some(b"x"),
+            certificate: None,
         },
     ] {
         assert_eq!(
@@ -274,6 +278,7 @@ async fn a_principal_is_current_until_its_account_changes() {
     let credentials = Credentials {
         username: Some("dev"),
         password: Some(b"pst_x"),
+        certificate: None,
     };
     let principal = world.login.authenticate(credentials).await.unwrap();
     assert!(world.login.is_current(&principal));

@@ -24,6 +24,10 @@ pub(super) fn done(answer: Answer, out: &mut impl Write) -> Result<ExitCode, Cli
         | Answer::Health { .. }
         | Answer::Certificates { .. }
         | Answer::Certificate(_)
+        | Answer::Ca(_)
+        | Answer::Issued { .. }
+        | Answer::IssuedCertificates { .. }
+        | Answer::RevocationList { .. }
         | Answer::Backup { .. } => {
             return Ok(ExitCode::SUCCESS);
         }

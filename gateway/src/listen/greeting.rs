@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{Context, opening::Opening};
+use super::{Context, certificate::Presented, opening::Opening};
 use crate::{
     auth::{Credentials, Principal, Refusal},
     mqtt::{
@@ -59,6 +59,7 @@ where
     let Opening {
         deadline,
         first: mut rest,
+        client,
     } = *opening;
     let read = read_connect(stream, &mut decoder, &mut rest);
     let mut connect = match tokio::time::timeout_at(deadline, read).await {
@@ -78,7 +79,7 @@ where
         maximum_packet_size: connect.maximum_packet_size,
         problem_information: connect.request_problem_information,
     };
-    match admit(&mut connect, context, &settings).await {
+    match admit(&mut connect, context, &settings, client.as_ref()).await {
         Ok(admitted) => {
             let connack = Reply::ConnAck(Box::new(admitted.connack));
             let mut out = BytesMut::new();
@@ -149,6 +150,7 @@ async fn admit(
     connect: &mut Connect,
     context: &Context,
     settings: &Arc<Settings>,
+    client: Option<&Presented>,
 ) -> Result<Admitted, (ReasonCode, &'static str)> {
     if connect.authentication_method.is_some() {
         return Err((
@@ -160,7 +162,7 @@ async fn admit(
     if assigned {
         connect.client_id = assign_client_id();
     }
-    let principal = authenticate(connect, context).await?;
+    let principal = authenticate(connect, context, client).await?;
     check_will(connect, &principal, context, settings)?;
     let asked = connect.session_expiry;
     let claimed = context.registry.claim(connect, principal.clone()).await;
@@ -169,8 +171,10 @@ async fn admit(
         session_present,
         session_expiry,
     } = claimed.map_err(|refused| (refused.reason(), refused.text()))?;
-    // The account may have been disabled while this went on, before its session could be told.
-    if !context.authenticator.is_current(&principal) {
+    // The account may have been disabled while this went on, or the certificate revoked, before its session could be
+    // told.
+    let certificate_is_good = client.is_none_or(Presented::is_good);
+    if !certificate_is_good || !context.authenticator.is_current(&principal) {
         // P3: no will of somebody who may not be here.
         let ending = Ending {
             farewell: None,
@@ -200,10 +204,12 @@ async fn admit(
 async fn authenticate(
     connect: &Connect,
     context: &Context,
+    client: Option<&Presented>,
 ) -> Result<Principal, (ReasonCode, &'static str)> {
     let credentials = Credentials {
         username: connect.username.as_deref(),
         password: connect.password.as_deref(),
+        certificate: client.map(|client| &client.certificate),
     };
     context
         .authenticator
@@ -215,6 +221,10 @@ async fn authenticate(
                 Refusal::BadCredentials => (
                     ReasonCode::BadUserNameOrPassword,
                     "wrong user name or password",
+                ),
+                Refusal::OtherName => (
+                    ReasonCode::BadUserNameOrPassword,
+                    "the user name is not the one in the client certificate",
                 ),
                 Refusal::NotAuthorized => (ReasonCode::NotAuthorized, "not allowed to connect"),
                 Refusal::Banned => (ReasonCode::Banned, "the account is disabled"),

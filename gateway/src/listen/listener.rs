@@ -13,15 +13,16 @@ use broker_config::Protocol;
 use rustls::HandshakeKind;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
-    Context, ListenError,
+    Context, LINGER, ListenError,
     budget::Admission,
+    certificate::Presented,
     driver,
     greeting::{self, Rejected},
     opening::{self, Opening, Speech},
@@ -151,13 +152,19 @@ impl Guest {
     async fn serve(self, stream: TcpStream) {
         // Each stage is boxed and gone before the next begins: a connection costs what it costs when it is idle.
         let stage = match &self.wrapping.tls {
-            None => Box::pin(self.open(Box::pin(stream), None)).await,
+            None => Box::pin(self.open(Box::pin(stream), None, None)).await,
             Some(acceptor) => match Box::pin(self.handshake(stream, acceptor)).await {
                 None => None,
-                Some(stream) => {
-                    let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
-                    Box::pin(self.open(stream, alpn)).await
-                }
+                Some(mut stream) => match self.client(&stream, acceptor) {
+                    Ok(client) => {
+                        let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+                        Box::pin(self.open(stream, alpn, client)).await
+                    }
+                    Err(()) => {
+                        let _ = timeout(LINGER, stream.shutdown()).await;
+                        None
+                    }
+                },
             },
         };
         if let Some(stage) = stage {
@@ -198,17 +205,33 @@ impl Guest {
         None
     }
 
+    /// The client's certificate, judged after every handshake, resumed ones included (C1).
+    fn client(
+        &self,
+        stream: &crate::tls::TlsStream<TcpStream>,
+        acceptor: &TlsAcceptor,
+    ) -> Result<Option<Presented>, ()> {
+        let client = acceptor.client(stream).map_err(|error| {
+            let metrics = &self.context.metrics;
+            metrics.client_certificates_refused.add(1);
+            metrics.handshakes_failed.add(1);
+            tracing::info!(peer = %self.peer, listener = %self.wrapping.name, %error, "not connected");
+        })?;
+        Ok(client.map(Presented::new))
+    }
+
     /// From the first byte to MQTT: what comes next, unless nothing does. `alpn` is what the TLS handshake agreed on.
     async fn open<'a, S>(
         &'a self,
         mut stream: Pin<Box<S>>,
         alpn: Option<Vec<u8>>,
+        client: Option<Presented>,
     ) -> Option<Stage<'a>>
     where
         S: AsyncRead + AsyncWrite + Send + 'a,
     {
         let time = self.context.limits().connect_timeout;
-        let mut opening = Box::new(Opening::until(Instant::now() + time));
+        let mut opening = Box::new(Opening::until(Instant::now() + time, client));
         let peer = self.peer;
         let speech = match opening::known(self.wrapping.protocol, alpn.as_deref()) {
             Some(speech) => speech,

@@ -4,6 +4,7 @@
 //! bytes between a stream and its session. What the bytes mean is `mqtt`'s and `session`'s.
 
 mod budget;
+mod certificate;
 mod driver;
 mod greeting;
 pub mod listener;

@@ -116,6 +116,17 @@ impl From<Notice> for Ending {
                 ReasonCode::NotAuthorized,
                 "the account or its credentials changed",
             ),
+            Notice::CertificateRevoked => Ending {
+                keeps_will: false,
+                ..Ending::fault(
+                    ReasonCode::NotAuthorized,
+                    "the client certificate is not accepted any more",
+                )
+            },
+            Notice::CertificateExpired => Ending::fault(
+                ReasonCode::MaximumConnectTime,
+                "the client certificate has expired",
+            ),
             Notice::ShuttingDown => Ending::fault(
                 ReasonCode::ServerShuttingDown,
                 "the gateway is shutting down",

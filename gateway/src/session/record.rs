@@ -1,6 +1,9 @@
 //! A session on its way to the disk: who it belongs to, how far its client has come.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use bytes::{Buf, BufMut, Bytes};
 use bytestring::ByteString;
@@ -9,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{session::Session, will::Will};
 use crate::{
-    auth::Principal,
+    auth::{Certificate, Principal},
     mqtt::{self, PropertyBlock, Qos},
     routing::endpoint::Endpoint,
     store::{
@@ -93,6 +96,9 @@ struct Login {
     anonymous: bool,
     #[serde(default)]
     from_backup: bool,
+    /// SHA-256 of the client certificate: the will of one that is revoked while the gateway is down is dropped (P3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certificate: Option<[u8; 32]>,
 }
 
 impl Identity {
@@ -102,6 +108,7 @@ impl Identity {
             device: principal.device.clone(),
             anonymous: principal.anonymous,
             from_backup: self.from_backup,
+            certificate: principal.certificate.as_ref().map(|one| one.fingerprint),
         };
         SessionRow {
             client_id: client_id.clone(),
@@ -122,12 +129,25 @@ impl Identity {
     /// What a start finds. The session is not connected any more. `None`: the row is not one of ours.
     pub fn restore(row: &SessionRow) -> Option<(Identity, Principal)> {
         let login: Login = serde_json::from_slice(&row.login).ok()?;
+        let certificate = login.certificate.map(|fingerprint| {
+            Arc::new(Certificate {
+                realm: row.realm.clone(),
+                name: Some(row.name.clone()),
+                role: "".into(),
+                suffices: true,
+                listener: "".into(),
+                fingerprint,
+                not_after: UNIX_EPOCH,
+                chain: Box::default(),
+            })
+        });
         let principal = Principal {
             realm: row.realm.clone(),
             name: row.name.clone(),
             roles: login.roles.into(),
             device: login.device,
             expires_at: None,
+            certificate,
             anonymous: login.anonymous,
         };
         let will = row.will.as_ref().and_then(|will| decode(&will.message));

@@ -304,6 +304,8 @@ impl Registry {
         // P3: the will of a revoked principal is dropped, and its session ends.
         let (will, expiry) = if session.is_revoked() {
             (None, 0)
+        } else if session.willless.load(Relaxed) {
+            (None, expiry)
         } else {
             (will, expiry)
         };
@@ -349,6 +351,9 @@ impl Registry {
             let revoked = session.is_revoked();
             if !revoked {
                 leave(&mut rest);
+                if session.willless.load(Relaxed) {
+                    rest.forget_will();
+                }
                 rest.attached = false;
             }
             revoked

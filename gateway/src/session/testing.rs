@@ -247,6 +247,7 @@ pub fn principal(name: &str) -> Principal {
         roles: [].into(),
         device: None,
         expires_at: None,
+        certificate: None,
         anonymous: false,
     }
 }

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod certificates;
+mod client_certificates;
 pub mod logging;
 mod reload;
 
@@ -45,8 +46,9 @@ use crate::{
         writer::{self, Store},
     },
     tls::{
-        Alpn, CertificateFiles, CertificateStore, Certificates, MinVersion, PrivateCa,
-        ServerConfigs, ServerTlsSettings, TlsAcceptor, TlsError, cipher_suites,
+        Alpn, CertificateFiles, CertificateStore, Certificates, ClientTrust, ClientTrusts,
+        MinVersion, PrivateCa, ServerConfigs, ServerTlsSettings, TlsAcceptor, TlsError,
+        cipher_suites,
     },
 };
 
@@ -64,6 +66,7 @@ pub struct Gateway {
     administration: Arc<Administration>,
     certificates: Arc<Certificates>,
     certificate_files: Arc<CertificateFiles>,
+    trusts: Arc<ClientTrusts>,
     private_ca: Option<Arc<PrivateCa>>,
     first_account: Option<FirstAccount>,
     addresses: Addresses,
@@ -127,8 +130,17 @@ impl Gateway {
         let (messages, _) = Messages::open(directory.path(), durability(&config.load())).await?;
         let (registry, store, writer) =
             start_engine(&config, &administration, messages, &metrics, &mut engine).await?;
-        let sessions = Sessions::new(registry.clone(), administration.users().clone());
+        client_certificates::keep_ca(&administration).await;
+        let trusts = open_trusts(&config.load_full(), directory.path(), &metrics).await?;
+        client_certificates::forget_wills(&registry, &administration).await;
+        let users = administration.users().clone();
+        let sessions = Sessions::new(registry.clone(), users, trusts.clone());
         administration.attach(Arc::new(sessions));
+        engine.spawn(client_certificates::watch(
+            registry.clone(),
+            administration.clone(),
+            trusts.clone(),
+        ));
         let context = Arc::new(Context {
             config: config.clone(),
             registry,
@@ -170,6 +182,7 @@ impl Gateway {
             sockets,
             &config.load(),
             &certificates,
+            &trusts,
             &context,
             &stopped,
             &mut doors,
@@ -182,6 +195,7 @@ impl Gateway {
             administration,
             certificates,
             certificate_files: files,
+            trusts,
             private_ca,
             first_account,
             addresses,
@@ -288,6 +302,21 @@ fn bind_all(config: &Config) -> Result<Sockets, ListenError> {
     Ok(sockets)
 }
 
+/// Whom listeners with client certificates trust.
+async fn open_trusts(
+    config: &Arc<Config>,
+    directory: &Path,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<ClientTrusts>, StartError> {
+    let (config, directory) = (config.clone(), directory.to_owned());
+    let metrics = metrics.clone();
+    // File I/O.
+    let opened = tokio::task::spawn_blocking(move || {
+        ClientTrusts::open(&config.listeners, &directory, metrics)
+    });
+    Ok(opened.await??)
+}
+
 async fn start_engine(
     config: &Arc<ArcSwap<Config>>,
     administration: &Administration,
@@ -371,6 +400,7 @@ fn open_doors(
     sockets: Sockets,
     config: &Config,
     certificates: &Arc<Certificates>,
+    trusts: &ClientTrusts,
     context: &Arc<Context>,
     stopped: &watch::Receiver<bool>,
     doors: &mut JoinSet<()>,
@@ -381,7 +411,8 @@ fn open_doors(
         };
         // One set of TLS configurations for each listener, never shared (C1).
         let tls = if settings.tls {
-            Some(acceptor(config, settings, certificates, context)?)
+            let clients = trusts.of(&name);
+            Some(acceptor(config, settings, certificates, clients, context)?)
         } else {
             None
         };
@@ -407,6 +438,7 @@ fn acceptor(
     config: &Config,
     listener: &Listener,
     certificates: &Arc<Certificates>,
+    clients: Option<&Arc<ClientTrust>>,
     context: &Context,
 ) -> Result<TlsAcceptor, TlsError> {
     let settings = ServerTlsSettings {
@@ -424,10 +456,9 @@ fn acceptor(
         max_fragment: Some(listener.max_fragment_size.bytes()),
         metrics: context.metrics.clone(),
     };
-    Ok(TlsAcceptor::new(Arc::new(ServerConfigs::new(
-        certificates.clone(),
-        &settings,
-    )?)))
+    let verifier = clients.map(ClientTrust::verifier);
+    let configs = ServerConfigs::asking(certificates.clone(), &settings, verifier)?;
+    Ok(TlsAcceptor::new(Arc::new(configs)).trusting(clients.cloned()))
 }
 
 fn auth_settings(config: &Config) -> auth::Settings {

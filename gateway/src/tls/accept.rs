@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::server::Acceptor;
+use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::LazyConfigAcceptor;
 
-use super::{ServerConfigs, client_hello_facts};
+use super::{
+    ClientCertificate, ClientCertificateError, ClientTrust, ServerConfigs, client_hello_facts,
+};
 
 /// A TLS connection over `S`. `get_ref().1` tells what was negotiated.
 pub type TlsStream<S> = tokio_rustls::server::TlsStream<Tap<S>>;
@@ -21,6 +24,7 @@ pub type TlsStream<S> = tokio_rustls::server::TlsStream<Tap<S>>;
 pub struct TlsAcceptor {
     configs: Arc<ServerConfigs>,
     local: Option<IpAddr>,
+    clients: Option<Arc<ClientTrust>>,
 }
 
 impl TlsAcceptor {
@@ -29,6 +33,7 @@ impl TlsAcceptor {
         Self {
             configs,
             local: None,
+            clients: None,
         }
     }
 
@@ -36,8 +41,35 @@ impl TlsAcceptor {
     /// gets the certificate for it (rule C2).
     pub fn at(&self, local: IpAddr) -> Self {
         Self {
-            configs: Arc::clone(&self.configs),
             local: Some(local),
+            ..self.clone()
+        }
+    }
+
+    /// With what the listener trusts its clients by; its configurations ask for certificates.
+    pub fn trusting(self, clients: Option<Arc<ClientTrust>>) -> Self {
+        Self { clients, ..self }
+    }
+
+    /// The client's certificate, judged anew: a resumed handshake brings the chain of the first one
+    /// back without asking whether it is still good (rule C1). To be called after every handshake.
+    ///
+    /// # Errors
+    /// Why the client may not go on.
+    pub fn client<S>(
+        &self,
+        stream: &TlsStream<S>,
+    ) -> Result<Option<(Arc<ClientTrust>, ClientCertificate)>, ClientCertificateError> {
+        let Some(trust) = &self.clients else {
+            return Ok(None);
+        };
+        match stream.get_ref().1.peer_certificates() {
+            Some(chain) => {
+                let certificate = trust.identify(chain, UnixTime::now())?;
+                Ok(Some((Arc::clone(trust), certificate)))
+            }
+            None if trust.is_required() => Err(ClientCertificateError::Missing),
+            None => Ok(None),
         }
     }
 
