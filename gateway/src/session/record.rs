@@ -32,6 +32,8 @@ pub(super) struct Identity {
     pub will_due: Option<Timestamp>,
     /// It came from a backup: its client is told, once, that it has no session (D11).
     pub from_backup: bool,
+    /// Messages of shared groups, on disk, are to leave it (S4).
+    pub departing: bool,
     /// The disk has something else.
     pub changed: bool,
 }
@@ -93,6 +95,8 @@ struct Login {
     anonymous: bool,
     #[serde(default)]
     from_backup: bool,
+    #[serde(default)]
+    departing: bool,
 }
 
 impl Identity {
@@ -102,6 +106,7 @@ impl Identity {
             device: principal.device.clone(),
             anonymous: principal.anonymous,
             from_backup: self.from_backup,
+            departing: self.departing,
         };
         SessionRow {
             client_id: client_id.clone(),
@@ -138,6 +143,7 @@ impl Identity {
             will: will.map(|will| Will::new(Box::new(will))),
             will_due: row.will.as_ref().and_then(|will| will.due),
             from_backup: login.from_backup,
+            departing: login.departing,
             changed: false,
         };
         Some((identity, principal))
