@@ -187,7 +187,7 @@ metrics! {
     retained_messages: Gauge,
     /// Bytes of retained messages.
     retained_bytes: Gauge,
-    /// Retained messages refused at the limit.
+    /// Retained messages refused at the limit, or not retained while the disk refuses.
     retained_refused: Counter,
     /// Subscriptions.
     subscriptions: Gauge,

@@ -315,7 +315,7 @@ impl Connection {
     }
 
     fn is_window_full(&self) -> bool {
-        self.window.bytes() > self.settings.queue.bytes
+        self.window.bytes_to_send() > self.settings.queue.bytes
     }
 
     /// Bytes that wait for the disk.

@@ -35,6 +35,8 @@ pub(super) struct Identity {
     pub will_due: Option<Timestamp>,
     /// It came from a backup: its client is told, once, that it has no session (D11).
     pub from_backup: bool,
+    /// Messages of shared groups, on disk, are to leave it (S4).
+    pub departing: bool,
     /// The disk has something else.
     pub changed: bool,
 }
@@ -99,6 +101,8 @@ struct Login {
     /// SHA-256 of the client certificate: the will of one that is revoked while the gateway is down is dropped (P3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     certificate: Option<[u8; 32]>,
+    #[serde(default)]
+    departing: bool,
 }
 
 impl Identity {
@@ -109,6 +113,7 @@ impl Identity {
             anonymous: principal.anonymous,
             from_backup: self.from_backup,
             certificate: principal.certificate.as_ref().map(|one| one.fingerprint),
+            departing: self.departing,
         };
         SessionRow {
             client_id: client_id.clone(),
@@ -158,6 +163,7 @@ impl Identity {
             will: will.map(|will| Will::new(Box::new(will))),
             will_due: row.will.as_ref().and_then(|will| will.due),
             from_backup: login.from_backup,
+            departing: login.departing,
             changed: false,
         };
         Some((identity, principal))

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
+    departures::Departures,
     disk::Urgency,
     incoming::Received,
     mailbox::{Mail, Mailbox, Notice, Open},
@@ -74,7 +75,16 @@ pub struct Session {
     /// Rings when its connection has left.
     pub(super) left: Notify,
     pub(super) store: Arc<Store>,
+    pub(super) departures: Arc<Departures>,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// What all sessions have in common.
+#[derive(Clone)]
+pub(super) struct House {
+    pub store: Arc<Store>,
+    pub departures: Arc<Departures>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What a policy change took from a session.
@@ -140,9 +150,13 @@ impl Session {
         principal: Principal,
         link: u8,
         policy: &Policy,
-        store: Arc<Store>,
-        metrics: Arc<Metrics>,
+        house: House,
     ) -> Session {
+        let House {
+            store,
+            departures,
+            metrics,
+        } = house;
         let permissions = permissions(policy, &principal, &client_id);
         Session {
             id,
@@ -167,6 +181,7 @@ impl Session {
             rest: Mutex::default(),
             left: Notify::new(),
             store,
+            departures,
             metrics,
         }
     }
@@ -354,6 +369,7 @@ impl Session {
                 will,
                 will_due: None,
                 from_backup: false,
+                departing: rest.identity.departing,
                 changed: true,
             };
         }

@@ -39,7 +39,7 @@ use crate::{
         dispatcher::{self, Dispatcher, StoredLimits},
         retained::RetainedLimits,
     },
-    session::{Agenda, registry::Registry, settings::Settings},
+    session::{Agenda, Departures, registry::Registry, settings::Settings},
     store::{
         StoreError,
         messages::{Durability, Messages},
@@ -365,6 +365,7 @@ async fn start_engine(
     );
     engine.spawn(dispatcher.run(outlet));
     engine.spawn(Agenda::run(registry.clone()));
+    engine.spawn(Departures::run(registry.clone()));
     engine.spawn(writer::keep_up(upkeep, metrics.clone()));
     let interval = config.clone();
     engine.spawn(admin::sys::run(registry.clone(), move || {
