@@ -25,7 +25,7 @@ mod resumption;
 mod server_config;
 mod subject_name;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
