@@ -124,7 +124,7 @@ async fn testssl(gateway: &Gateway, listener: &str, full: bool) -> BTreeSet<Stri
     }
     let finished: Finished = tool
         .arg(format!("localhost:{}", port(gateway, listener)))
-        .run_within(Duration::from_secs(300))
+        .run_within(Duration::from_secs(600))
         .await;
     let text = std::fs::read_to_string(&report).unwrap_or_else(|e| panic!("{e}: {finished}"));
     let findings: Vec<Value> = serde_json::from_str(&text).expect("a list of findings");

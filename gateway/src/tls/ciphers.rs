@@ -1,8 +1,8 @@
 //! Which cipher suites are there? What the configuration calls by name, as rustls has it.
 
 use broker_config::CipherSuite as Named;
+use rustls::SupportedCipherSuite;
 use rustls::crypto::aws_lc_rs::cipher_suite;
-use rustls::{CipherSuite, SupportedCipherSuite};
 
 /// The suites of a configuration, in its order.
 pub fn cipher_suites(named: &[Named]) -> Vec<SupportedCipherSuite> {
@@ -14,13 +14,6 @@ pub fn cipher_suites(named: &[Named]) -> Vec<SupportedCipherSuite> {
 pub(super) fn all() -> Vec<SupportedCipherSuite> {
     cipher_suites(&broker_config::Ciphers::Intermediate.suites())
 }
-
-/// The ChaCha20-Poly1305 suites of both versions.
-pub(super) const CHACHA20: [CipherSuite; 3] = [
-    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
-    CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-    CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-];
 
 fn supported(named: Named) -> SupportedCipherSuite {
     use cipher_suite::*;

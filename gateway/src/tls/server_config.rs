@@ -13,7 +13,8 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{NamedGroup, SupportedCipherSuite, SupportedProtocolVersion};
 
-use super::ciphers::{self, CHACHA20};
+use super::ciphers;
+use super::client_hello::CHACHA20;
 use super::resumption::Resumption;
 use super::{Certificates, ClientHelloFacts, TlsError};
 use crate::metrics::Metrics;

@@ -15,12 +15,7 @@ use tokio_rustls::TlsConnector;
 use super::{handshakes, openssl};
 
 async fn gateway(tls: &str) -> Gateway {
-    Setup::new()
-        .toml(&format!(
-            "[tls]\n{tls}\n[limits]\nconnect_timeout = \"300ms\""
-        ))
-        .start()
-        .await
+    Setup::new().toml(&format!("[tls]\n{tls}")).start().await
 }
 
 async fn negotiated(gateway: &Gateway, arguments: &[&str]) -> Result<String, String> {
