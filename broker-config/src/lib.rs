@@ -6,6 +6,7 @@
 //! configuration file and nothing else: whether a certificate exists, a port is free or a
 //! directory is writable is for the gateway to find out.
 
+mod bans;
 mod check;
 mod limits;
 mod list;
@@ -21,6 +22,8 @@ mod visit;
 
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
+pub use bans::Bans;
+pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};
@@ -65,6 +68,7 @@ pub struct Config {
     pub listeners: BTreeMap<String, Listener>,
     pub tls: Tls,
     pub limits: Limits,
+    pub bans: Bans,
     pub session: Session,
     pub store: Store,
     pub auth: Auth,
@@ -81,6 +85,7 @@ impl Default for Config {
             listeners: listener::defaults(),
             tls: Tls::default(),
             limits: Limits::default(),
+            bans: Bans::default(),
             session: Session::default(),
             store: Store::default(),
             auth: Auth::default(),
@@ -99,6 +104,7 @@ impl Section for Config {
             listeners,
             tls,
             limits,
+            bans,
             session,
             store,
             auth,
@@ -111,6 +117,7 @@ impl Section for Config {
         v.listeners("listeners", listeners);
         v.section("tls", tls);
         v.section("limits", limits);
+        v.section("bans", bans);
         v.section("session", session);
         v.section("store", store);
         v.section("auth", auth);

@@ -7,7 +7,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use ipnet::IpNet;
+
 use crate::{
+    bans::few,
     report::{Wrong, quote},
     value::{Choice, any},
     visit::{Applies::Restart, Section, Visitor},
@@ -28,6 +31,12 @@ pub struct Listener {
     pub paths: Vec<String>,
     /// Let a listener without TLS bind an address that is not loopback. Default false.
     pub allow_plain_remote: bool,
+    /// Connections come through proxies that say whose they are: each begins with a header of the
+    /// PROXY protocol, version 1 or 2 (rule N2). Default false.
+    pub proxy_protocol: bool,
+    /// The proxies; every other address is refused. Set if and only if `proxy_protocol` is true. At
+    /// most 1,000. Default none.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +81,8 @@ impl Listener {
             bind,
             paths: protocol.default_paths(),
             allow_plain_remote: false,
+            proxy_protocol: false,
+            trusted_proxies: Vec::new(),
         }
     }
 
@@ -91,6 +102,7 @@ impl Listener {
                 Wrong::new("only a websocket listener has paths", remedy),
             ));
         }
+        wrong.extend(self.check_proxies());
         let remote = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
         if self.is_on()
             && !self.tls
@@ -111,6 +123,29 @@ impl Listener {
             ));
         }
         wrong
+    }
+}
+
+impl Listener {
+    /// Rule N2: a header is believed from named addresses only, and never looked for elsewhere.
+    fn check_proxies(&self) -> Option<(&'static str, Wrong)> {
+        match (self.proxy_protocol, self.trusted_proxies.is_empty()) {
+            (true, true) => Some((
+                "proxy_protocol",
+                Wrong::new(
+                    "is set without trusted_proxies: nobody could connect",
+                    r#"name the proxies, such as trusted_proxies = ["192.0.2.10"]"#,
+                ),
+            )),
+            (false, false) => Some((
+                "trusted_proxies",
+                Wrong::new(
+                    "is set without proxy_protocol = true",
+                    "set both, or neither",
+                ),
+            )),
+            _ => None,
+        }
     }
 }
 
@@ -163,6 +198,8 @@ impl Section for Listener {
             bind,
             paths,
             allow_plain_remote,
+            proxy_protocol,
+            trusted_proxies,
         } = self;
         v.key("enabled", Restart, enabled, any);
         let before = *protocol;
@@ -177,6 +214,10 @@ impl Section for Listener {
         });
         v.key("paths", Restart, paths, |paths| paths_usable(paths));
         v.key("allow_plain_remote", Restart, allow_plain_remote, any);
+        v.key("proxy_protocol", Restart, proxy_protocol, any);
+        v.key("trusted_proxies", Restart, trusted_proxies, |networks| {
+            few(networks)
+        });
     }
 }
 
