@@ -11,12 +11,14 @@ use tokio::time::timeout;
 
 use super::{
     AdminError, Answer, Backup, Command, LiveSessions, NewPassword, RuleLine, Secret, UserLine,
+    bans,
 };
 use crate::acl::{Policy, PolicyHandle, Rule, Subject, Who, explain};
 use crate::auth::{
     Authenticator, LOCAL_REALM, SecretKey, Settings, Users, check_role, check_user_name,
     generate_secret,
 };
+use crate::listen::Door;
 use crate::store::{Accounts, Credential, NewRule, Snapshot, StoreError, StoredRule};
 
 /// Accounts and policy of one data directory: the database, and what of it is in force in memory.
@@ -28,6 +30,7 @@ pub struct Administration {
     authenticator: Arc<Authenticator>,
     in_force: Mutex<InForce>,
     live: OnceLock<Arc<dyn LiveSessions>>,
+    door: OnceLock<Arc<Door>>,
     /// One change at a time, in the order they came: live sessions hear of them in the order they were stored.
     turns: Semaphore,
     /// One backup at a time: it needs as much space as the databases.
@@ -78,6 +81,7 @@ impl Administration {
             authenticator,
             in_force,
             live: OnceLock::new(),
+            door: OnceLock::new(),
             turns: Semaphore::new(1),
             backups: Arc::new(Semaphore::new(1)),
         }))
@@ -98,6 +102,11 @@ impl Administration {
     /// Says who is to be told of changes. The first one stays.
     pub fn attach(&self, live: Arc<dyn LiveSessions>) {
         let _ = self.live.set(live);
+    }
+
+    /// Says whose bans the operator lists and lifts. The first one stays.
+    pub fn attach_door(&self, door: Arc<Door>) {
+        let _ = self.door.set(door);
     }
 
     /// Closes the database after what is under way.
@@ -166,6 +175,9 @@ impl Administration {
             }
             Command::RemoveRule { id } => self.remove_rule(id).await,
             Command::ListRules { after } => Ok(self.list_rules(after)),
+            Command::ListBans => bans::list(self.door()?),
+            Command::AddBan { network, seconds } => bans::add(self.door()?, &network, seconds),
+            Command::LiftBans { network } => bans::lift(self.door()?, &network),
             Command::Health => Ok(Answer::Health {
                 problems: self.live.get().map_or(Vec::new(), |live| live.problems()),
             }),
@@ -193,6 +205,13 @@ impl Administration {
                 Ok(Answer::Explanation(explanation))
             }
         }
+    }
+
+    fn door(&self) -> Result<&Door, AdminError> {
+        self.door
+            .get()
+            .map(|door| &**door)
+            .ok_or(AdminError::NoGateway)
     }
 
     async fn add_user(

@@ -110,7 +110,11 @@ impl World {
             username: Some(name),
             password: Some(password.as_bytes()),
         };
-        let principal = self.admin.authenticator().authenticate(credentials).await?;
+        let principal = self
+            .admin
+            .authenticator()
+            .authenticate(credentials, None)
+            .await?;
         Ok(principal
             .roles
             .iter()
@@ -237,7 +241,7 @@ async fn a_generated_password_is_answered_once_and_lets_the_user_in() {
     };
     again
         .authenticator()
-        .authenticate(credentials)
+        .authenticate(credentials, None)
         .await
         .unwrap();
     assert_eq!(

@@ -63,6 +63,17 @@ pub enum Command {
         topic: String,
         client_id: Option<String>,
     },
+    /// The bans in force.
+    ListBans,
+    /// Bans an address or a network; without a time, as long as the gateway runs.
+    AddBan {
+        network: String,
+        seconds: Option<u64>,
+    },
+    /// Ends every ban in a network.
+    LiftBans {
+        network: String,
+    },
     /// Does everything work?
     Health,
 }
@@ -112,6 +123,10 @@ pub enum Answer {
         more: bool,
     },
     Explanation(Explanation),
+    Bans {
+        bans: Vec<BanLine>,
+        more: bool,
+    },
     /// What does not work as it should, and what to do about it; nothing if all is well.
     Health {
         problems: Vec<String>,
@@ -155,6 +170,19 @@ pub struct RuleLine {
     pub who: String,
 }
 
+/// A ban, as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BanLine {
+    /// An address or a network.
+    pub network: String,
+    /// The user name, if only that is refused there.
+    pub name: Option<String>,
+    /// Seconds that are left; none: as long as the gateway runs.
+    pub seconds: Option<u64>,
+    pub by_operator: bool,
+}
+
 impl Command {
     /// What an audit log should say about it, if it changes anything; never a secret.
     pub fn audit(&self) -> Option<String> {
@@ -176,8 +204,14 @@ impl Command {
                 format!("add the rule {effect} {action} {filter:?} for {who:?}")
             }
             Command::RemoveRule { id } => format!("remove rule {id}"),
+            Command::AddBan { network, seconds } => match seconds {
+                Some(seconds) => format!("ban {network:?} for {seconds} s"),
+                None => format!("ban {network:?}"),
+            },
+            Command::LiftBans { network } => format!("lift the bans of {network:?}"),
             Command::ListUsers { .. }
             | Command::ListRules { .. }
+            | Command::ListBans
             | Command::Explain { .. }
             | Command::Health => return None,
         })

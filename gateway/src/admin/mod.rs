@@ -6,6 +6,7 @@
 
 mod administration;
 mod backup;
+mod bans;
 mod client;
 mod command;
 mod control;
@@ -18,7 +19,7 @@ pub mod sys;
 pub use administration::Administration;
 pub use backup::{Backup, Part, PartKind, PartLine};
 pub use client::ControlClient;
-pub use command::{Answer, Command, NewPassword, Reply, RuleLine, Secret, UserLine};
+pub use command::{Answer, BanLine, Command, NewPassword, Reply, RuleLine, Secret, UserLine};
 pub use control::ControlServer;
 pub use first_account::FirstAccount;
 pub use live::LiveSessions;
@@ -73,6 +74,14 @@ pub enum AdminError {
         /// MiB
         free: u64,
     },
+    #[error("no gateway runs here, and bans live in a running one: start it first")]
+    NoGateway,
+    #[error("{0:?} is neither an address nor a network; write 192.0.2.1, or 192.0.2.0/24")]
+    NotANetwork(String),
+    #[error(
+        "{max} bans of the operator are the most; lift one, or put networks into bans.deny of the configuration"
+    )]
+    TooManyBans { max: usize },
     #[error("{0}")]
     Refused(String),
 }

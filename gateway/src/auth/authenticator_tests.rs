@@ -55,7 +55,7 @@ impl World {
             password: Some(password.as_bytes()),
         };
         self.login
-            .authenticate(credentials)
+            .authenticate(credentials, None)
             .await
             .map(|principal| principal.to_string())
     }
@@ -233,7 +233,7 @@ async fn a_client_without_credentials_is_refused_unless_anonymous_clients_are_al
         password: None,
     };
     assert_eq!(
-        world.login.authenticate(nothing).await.unwrap_err(),
+        world.login.authenticate(nothing, None).await.unwrap_err(),
         Refusal::NotAuthorized
     );
     let settings = Settings {
@@ -242,7 +242,7 @@ async fn a_client_without_credentials_is_refused_unless_anonymous_clients_are_al
         ..Settings::default()
     };
     world.login.apply(settings).unwrap();
-    let principal = world.login.authenticate(nothing).await.unwrap();
+    let principal = world.login.authenticate(nothing, None).await.unwrap();
     assert!(principal.anonymous && principal.name.is_empty());
     assert_eq!(*principal.roles, [Arc::from("guest")]);
     assert!(world.login.is_current(&principal));
@@ -258,7 +258,7 @@ async fn a_client_without_credentials_is_refused_unless_anonymous_clients_are_al
         },
     ] {
         assert_eq!(
-            world.login.authenticate(half).await.unwrap_err(),
+            world.login.authenticate(half, None).await.unwrap_err(),
             Refusal::BadCredentials
         );
     }
@@ -275,7 +275,7 @@ async fn a_principal_is_current_until_its_account_changes() {
         username: Some("dev"),
         password: Some(b"pst_x"),
     };
-    let principal = world.login.authenticate(credentials).await.unwrap();
+    let principal = world.login.authenticate(credentials, None).await.unwrap();
     assert!(world.login.is_current(&principal));
     world.put("dev", hash, true);
     assert!(!world.login.is_current(&principal));

@@ -25,7 +25,8 @@ use crate::{
     auth,
     data_dir::{DataDir, DataDirError, Lock},
     listen::{
-        Admissions, Context, Handshakes, ListenError,
+        Admissions, Context, Door, Farewells, Handshakes, ListenError, Turns,
+        lag::{self, Verdict},
         listener::{self, Wrapping},
     },
     metrics::Metrics,
@@ -118,12 +119,17 @@ impl Gateway {
             start_engine(&config, &administration, messages, &metrics, &mut engine).await?;
         let sessions = Sessions::new(registry.clone(), administration.users().clone());
         administration.attach(Arc::new(sessions));
+        let door = start_door(&config, &metrics, &mut engine);
+        administration.attach_door(door.clone());
         let context = Arc::new(Context {
             config: config.clone(),
+            door,
             registry,
             authenticator: administration.authenticator().clone(),
             admissions: Admissions::new(metrics.clone()),
             handshakes: Handshakes::default(),
+            turns: Turns::default(),
+            farewells: Farewells::default(),
             metrics,
         });
         engine.spawn(housekeeping(
@@ -340,6 +346,20 @@ async fn start_engine(
     Ok((registry, store, writer))
 }
 
+/// The door, and what measures whether it may stand open.
+fn start_door(
+    config: &Arc<ArcSwap<Config>>,
+    metrics: &Arc<Metrics>,
+    engine: &mut JoinSet<()>,
+) -> Arc<Door> {
+    let (verdict, watched) = watch::channel(Verdict::Accept);
+    let limits = config.clone();
+    engine.spawn(lag::watch(verdict, metrics.clone(), move || {
+        limits.load().limits.max_lag
+    }));
+    Arc::new(Door::new(config.clone(), metrics.clone(), watched))
+}
+
 fn dispatcher_limits(config: &Config) -> dispatcher::Limits {
     let limits = &config.limits;
     dispatcher::Limits {
@@ -385,6 +405,9 @@ fn open_doors(
             tls,
             protocol: settings.protocol,
             paths: settings.paths.clone(),
+            proxies: settings
+                .proxy_protocol
+                .then(|| settings.trusted_proxies.clone()),
         });
         for (_, listener) in listeners {
             doors.spawn(listener::run(
@@ -434,6 +457,7 @@ async fn housekeeping(
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         context.registry.relieve();
+        context.door.tidy_up();
         if looked.elapsed() < Duration::from_secs(3600) {
             continue;
         }
