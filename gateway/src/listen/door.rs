@@ -56,6 +56,8 @@ const LINES: Rate = Rate {
 #[derive(Default)]
 struct Complaints {
     all: Bucket,
+    /// What failures led to has lines of its own: those about the failures themselves are used up by then.
+    consequences: Bucket,
     by_address: Recent<Prefix, Complaint>,
 }
 
@@ -196,8 +198,13 @@ impl Door {
         if let Consequence::Banned(_) = consequence {
             self.metrics.bans_made.add(1);
         }
-        if self.may_complain(address).is_none() {
-            return;
+        let has_line = self
+            .complaints
+            .lock()
+            .consequences
+            .take(LINES, Instant::now());
+        if !has_line {
+            return self.metrics.complaints_left_out.add(1);
         }
         let address = Prefix::from(address);
         match consequence {
@@ -218,7 +225,9 @@ impl Door {
     fn may_complain(&self, address: IpAddr) -> Option<u64> {
         let (capacity, now) = (self.config.load().bans.remembered, Instant::now());
         let mut complaints = self.complaints.lock();
-        let Complaints { all, by_address } = &mut *complaints;
+        let Complaints {
+            all, by_address, ..
+        } = &mut *complaints;
         let here = by_address.touch(address.into(), capacity);
         if here.lines.take(LINES_PER_ADDRESS, now) && all.take(LINES, now) {
             return Some(std::mem::take(&mut here.left_out));
