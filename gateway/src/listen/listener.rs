@@ -6,7 +6,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -73,6 +73,9 @@ pub fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, ListenError>
 /// Connections that the kernel may hold for us; it caps this by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// Connections accepted before everything else that is ready has its turn.
+const IN_A_ROW: u32 = 8;
+
 /// Accepts until `stop` changes.
 pub async fn run(
     listener: TcpListener,
@@ -81,7 +84,7 @@ pub async fn run(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut verdict = context.door.verdict();
-    let mut is_measured = true;
+    let (mut is_measured, mut in_a_row) = (true, 0);
     loop {
         let waits = is_measured && *verdict.borrow_and_update() == Verdict::Wait;
         let accepted = tokio::select! {
@@ -93,7 +96,14 @@ pub async fn run(
             _ = stop.changed() => return,
         };
         match accepted {
-            Ok((stream, peer)) => accept(stream, peer, &wrapping, &context),
+            Ok((stream, peer)) => {
+                accept(stream, peer, &wrapping, &context);
+                in_a_row += 1;
+                if in_a_row == IN_A_ROW {
+                    in_a_row = 0;
+                    tokio::task::yield_now().await;
+                }
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Out of file descriptors, most likely: there is nothing to do but to let some close.
@@ -256,23 +266,22 @@ impl Guest {
         deadline: Instant,
     ) -> Option<Pin<Box<crate::tls::TlsStream<TcpStream>>>> {
         let context = &self.context;
+        let progress = Progress::default();
         // The wait for a place counts: a client does not know why we are slow.
-        let agreed = tokio::time::timeout_at(deadline, self.agree(stream, acceptor)).await;
-        let (peer, unfinished) = match agreed {
+        let agreed =
+            tokio::time::timeout_at(deadline, self.agree(stream, acceptor, &progress)).await;
+        let unfinished = match agreed {
             Ok(Ok(stream)) => return Some(Box::pin(stream)),
-            Ok(Err(unfinished)) => (self.peer, unfinished),
-            Err(_) => (self.peer, Unfinished::Late),
+            Ok(Err(unfinished)) => unfinished,
+            Err(_) => Unfinished::Late,
         };
-        tracing::debug!(%peer, %unfinished, "no TLS");
+        tracing::debug!(peer = %self.peer, %unfinished, "no TLS");
         context.metrics.handshakes_failed.add(1);
-        match unfinished {
-            // It looked whether somebody is here.
-            Unfinished::Left => {}
-            Unfinished::Stalled => {
-                context.metrics.handshakes_stalled.add(1);
-                context.door.failed(peer.ip());
-            }
-            Unfinished::Failed(_) | Unfinished::Late => context.door.failed(peer.ip()),
+        if let Unfinished::Stalled = unfinished {
+            context.metrics.handshakes_stalled.add(1);
+        }
+        if progress.blames_client(&unfinished) {
+            context.door.failed(self.peer.ip());
         }
         None
     }
@@ -282,21 +291,19 @@ impl Guest {
         &self,
         stream: TcpStream,
         acceptor: &TlsAcceptor,
+        progress: &Progress,
     ) -> Result<crate::tls::TlsStream<TcpStream>, Unfinished> {
         let context = &self.context;
-        let hello =
-            Box::pin(acceptor.hello(stream))
-                .await
-                .map_err(|error| match has_left(&error) {
-                    true => Unfinished::Left,
-                    false => Unfinished::Failed(error),
-                })?;
+        let hello = context.turns.take(Box::pin(acceptor.hello(stream))).await;
+        let hello = hello.map_err(Unfinished::Failed)?;
+        let heard = *progress.heard.get_or_init(Instant::now);
         let limits = context.limits();
         let places = &context.handshakes;
         let patience = limits.tls_timeout / 2;
         let place = places
             .enter(self.peer.ip().into(), limits.max_handshakes, patience)
             .await;
+        let _ = progress.waited.set(heard.elapsed());
         let _counted = context.metrics.handshakes.during();
         tokio::select! {
             finished = context.turns.take(Box::pin(hello.finish())) => finished.map_err(Unfinished::Failed),
@@ -327,7 +334,8 @@ impl Guest {
             paths: self.wrapping.paths.clone(),
             max_message: limits.max_packet_size.bytes(),
         };
-        let accepted = websocket::accept(stream, &settings);
+        let accepted = Box::pin(websocket::accept(stream, &settings));
+        let accepted = self.context.turns.take(accepted);
         let peer = self.peer;
         match tokio::time::timeout(limits.connect_timeout, accepted).await {
             Ok(Ok(stream)) => return Some(Box::pin(stream)),
@@ -345,7 +353,8 @@ impl Guest {
     /// MQTT, from CONNECT to the end.
     async fn talk<S: AsyncRead + AsyncWrite>(&self, mut stream: Pin<Box<S>>) {
         let (peer, listener) = (self.peer, &self.wrapping.name);
-        match Box::pin(greeting::greet(&mut stream, &self.context, peer.ip())).await {
+        let greeting = greeting::greet(&mut stream, &self.context, peer.ip());
+        match self.context.turns.take(Box::pin(greeting)).await {
             Ok(welcome) => {
                 self.admission.connected();
                 let session = welcome.connection.session();
@@ -367,14 +376,42 @@ impl Guest {
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
 enum Unfinished {
-    #[error("the client left before its ClientHello")]
-    Left,
     #[error("the handshake failed: {0}")]
     Failed(io::Error),
     #[error("the handshake stalled while others waited for a place")]
     Stalled,
     #[error("the handshake took too long")]
     Late,
+}
+
+/// How far a handshake came, and who was slow.
+#[derive(Debug, Default)]
+struct Progress {
+    /// When the ClientHello was complete.
+    heard: OnceLock<Instant>,
+    /// How long it waited for a place then.
+    waited: OnceLock<Duration>,
+}
+
+impl Progress {
+    /// After this time a client may well think that nobody is here.
+    const PROMPT: Duration = Duration::from_secs(1);
+
+    /// Whether it counts as a failure of the client. That we are slow, after a restart with everybody at the door,
+    /// must ban nobody.
+    fn blames_client(&self, unfinished: &Unfinished) -> bool {
+        let is_heard = self.heard.get().is_some();
+        let were_prompt = self
+            .waited
+            .get()
+            .is_some_and(|waited| *waited < Self::PROMPT);
+        match unfinished {
+            // Who leaves before its ClientHello looked whether somebody is here.
+            Unfinished::Failed(error) if has_left(error) => were_prompt,
+            Unfinished::Failed(_) | Unfinished::Stalled => true,
+            Unfinished::Late => !is_heard || were_prompt,
+        }
+    }
 }
 
 fn has_left(error: &io::Error) -> bool {

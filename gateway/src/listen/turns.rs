@@ -1,6 +1,6 @@
-//! When may a handshake use the processor? Handshakes are the most expensive thing that a stranger can have us do, and
-//! a storm of them is ready to run all at once. They take turns for that, so that a client that is connected never
-//! waits behind more than a few of them.
+//! When may a client that comes or goes use the processor? Handshakes and logins are the most expensive thing that
+//! clients have us do, and in a storm thousands of them are ready to run at once. They take turns for that, so that a
+//! client that is connected never waits behind more than a few of them.
 
 use std::{
     future::Future,
