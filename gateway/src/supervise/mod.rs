@@ -103,6 +103,9 @@ impl Gateway {
         let directory = DataDir::locate(config.data_dir.as_deref(), config.runtime_dir.as_deref())?;
         directory.create()?;
         let mut lock = directory.lock_within(LOCK_PATIENCE)?;
+        for path in directory.close_secrets()? {
+            tracing::warn!(path = %path.display(), "others could read this file with secrets; it has mode 0600 now. Change what is in it if somebody may have read it");
+        }
         // Ports first: of all that may fail, this is what fails most.
         let sockets = bind_all(&config)?;
         let addresses = Addresses::of(&sockets);

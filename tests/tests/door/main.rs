@@ -5,6 +5,7 @@ mod budgets;
 mod logins;
 mod proxy;
 mod real_proxies;
+mod secrets;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
