@@ -388,6 +388,31 @@ const BAD: &[(&str, &str)] = &[
         "[sys]\ninterval = 1\ninterval = 2\n",
         "postern.toml:3: TOML syntax: duplicate key; correct the line",
     ),
+    // Networks and proxies
+    (
+        "[bans]\nallow = [\"10.0.0.0/8\", \"10.0.0.1/8\"]\n",
+        r#"postern.toml:2: bans.allow = "10.0.0.1/8": has bits behind its prefix; write "10.0.0.0/8""#,
+    ),
+    (
+        "[bans]\ndeny = \"example.org\"\n",
+        r#"postern.toml:2: bans.deny = "example.org": cannot be understood; write a network such as "10.0.0.0/8", "2001:db8::/32" or an address"#,
+    ),
+    (
+        "[bans]\nduration = \"2h\"\nduration_max = \"1h\"\n",
+        r#"postern.toml:2: bans.duration = "2h": bans.duration (2h) is longer than bans.duration_max (1h); shorten the first or lengthen the second"#,
+    ),
+    (
+        "[listeners.mqtts]\nproxy_protocol = true\n",
+        r#"postern.toml:2: listeners.mqtts.proxy_protocol: is set without trusted_proxies: nobody could connect; name the proxies, such as trusted_proxies = ["192.0.2.10"]"#,
+    ),
+    (
+        "[listeners.mqtts]\ntrusted_proxies = \"192.0.2.10\"\n",
+        r#"postern.toml:2: listeners.mqtts.trusted_proxies: is set without proxy_protocol = true; set both, or neither"#,
+    ),
+    (
+        "[limits]\nmax_lag = \"1ms\"\n",
+        r#"postern.toml:2: limits.max_lag = "1ms": is out of range; use 10ms to 1m"#,
+    ),
 ];
 
 #[test]

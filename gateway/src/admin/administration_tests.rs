@@ -114,7 +114,11 @@ impl World {
             password: Some(password.as_bytes()),
             certificate: None,
         };
-        let principal = self.admin.authenticator().authenticate(credentials).await?;
+        let principal = self
+            .admin
+            .authenticator()
+            .authenticate(credentials, None)
+            .await?;
         Ok(principal
             .roles
             .iter()
@@ -242,7 +246,7 @@ async fn a_generated_password_is_answered_once_and_lets_the_user_in() {
     };
     again
         .authenticator()
-        .authenticate(credentials)
+        .authenticate(credentials, None)
         .await
         .unwrap();
     assert_eq!(

@@ -63,6 +63,17 @@ pub enum Command {
         topic: String,
         client_id: Option<String>,
     },
+    /// The bans in force.
+    ListBans,
+    /// Bans an address or a network; without a time, as long as the gateway runs.
+    AddBan {
+        network: String,
+        seconds: Option<u64>,
+    },
+    /// Ends every ban in a network.
+    LiftBans {
+        network: String,
+    },
     /// Does everything work?
     Health,
     ListCertificates,
@@ -212,6 +223,10 @@ pub enum Answer {
         more: bool,
     },
     Explanation(Explanation),
+    Bans {
+        bans: Vec<BanLine>,
+        more: bool,
+    },
     /// What does not work as it should, and what to do about it; nothing if all is well.
     Health {
         problems: Vec<String>,
@@ -312,6 +327,19 @@ pub struct IssuedLine {
     pub reason: Option<String>,
 }
 
+/// A ban, as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BanLine {
+    /// An address or a network.
+    pub network: String,
+    /// The user name, if only that is refused there.
+    pub name: Option<String>,
+    /// Seconds that are left; none: as long as the gateway runs.
+    pub seconds: Option<u64>,
+    pub by_operator: bool,
+}
+
 impl Command {
     /// Whether who executes it could pass for the gateway afterwards: for those who may read its keys anyway.
     pub fn needs_trust_with_keys(&self) -> bool {
@@ -356,7 +384,13 @@ impl Command {
                 };
                 format!("revoke the certificate {which:?} ({})", reason.as_str())
             }
-            Command::ListCertificates
+            Command::AddBan { network, seconds } => match seconds {
+                Some(seconds) => format!("ban {network:?} for {seconds} s"),
+                None => format!("ban {network:?}"),
+            },
+            Command::LiftBans { network } => format!("lift the bans of {network:?}"),
+            Command::ListBans
+            | Command::ListCertificates
             | Command::ShowCertificate { .. }
             | Command::ListUsers { .. }
             | Command::ListRules { .. }

@@ -6,6 +6,7 @@
 
 mod administration;
 mod backup;
+mod bans;
 mod certificates;
 mod client;
 mod command;
@@ -23,8 +24,8 @@ pub use certificates::{
 };
 pub use client::ControlClient;
 pub use command::{
-    Answer, CaLine, CertificateKind, Command, IssuedLine, NewPassword, Reply, RevocationReason,
-    RuleLine, Secret, UserLine,
+    Answer, BanLine, CaLine, CertificateKind, Command, IssuedLine, NewPassword, Reply,
+    RevocationReason, RuleLine, Secret, UserLine,
 };
 pub use control::ControlServer;
 pub use first_account::FirstAccount;
@@ -96,6 +97,14 @@ pub enum AdminError {
          correct this and run `postern ca crl`"
     )]
     ListNotSigned(Box<AdminError>),
+    #[error("no gateway runs here, and bans live in a running one: start it first")]
+    NoGateway,
+    #[error("{0:?} is neither an address nor a network; write 192.0.2.1, or 192.0.2.0/24")]
+    NotANetwork(String),
+    #[error(
+        "{max} bans of the operator are the most; lift one, or put networks into bans.deny of the configuration"
+    )]
+    TooManyBans { max: usize },
     #[error("{0}")]
     Refused(String),
 }

@@ -1,5 +1,6 @@
 //! The login: from what a CONNECT presents to a principal or a refusal.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -68,7 +69,7 @@ impl Default for Settings {
             allow_anonymous: false,
             anonymous_role: "anonymous".into(),
             password_slots: 0,
-            password_queue: 64,
+            password_queue: 500,
             password_cache: 10_000,
         }
     }
@@ -116,14 +117,20 @@ impl Authenticator {
     /// Who presents these credentials? May wait for a place in the hashing pool; that wait should not count against
     /// the client's CONNECT deadline (I3). The principal's account may change the moment this returns: ask
     /// [`Self::is_current`] once the session is where a change would reach it.
-    pub async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Principal, Refusal> {
+    ///
+    /// Origins take turns in the pool; `None` is one of them.
+    pub async fn authenticate(
+        &self,
+        credentials: Credentials<'_>,
+        origin: Option<IpAddr>,
+    ) -> Result<Principal, Refusal> {
         let Some(certificate) = credentials.certificate else {
-            return self.by_password(credentials, true).await;
+            return self.by_password(credentials, origin, true).await;
         };
         if certificate.suffices {
             return self.by_certificate(certificate, credentials.username);
         }
-        let principal = self.by_password(credentials, false).await?;
+        let principal = self.by_password(credentials, origin, false).await?;
         match &certificate.name {
             // Two factors of two principals are no factors of one.
             Some(name) if *name != principal.name => Err(Refusal::OtherName),
@@ -139,6 +146,7 @@ impl Authenticator {
     async fn by_password(
         &self,
         credentials: Credentials<'_>,
+        origin: Option<IpAddr>,
         may_be_anonymous: bool,
     ) -> Result<Principal, Refusal> {
         let (name, password) = match (credentials.username, credentials.password) {
@@ -160,7 +168,7 @@ impl Authenticator {
         };
         let verified = self
             .pool
-            .verify(password, phc.clone())
+            .verify(origin, password, phc.clone())
             .await
             .map_err(|Overflow| Refusal::Busy)?;
         // The user may have changed while this waited (I3). A decoy never verifies.

@@ -56,7 +56,7 @@ impl World {
             certificate: None,
         };
         self.login
-            .authenticate(credentials)
+            .authenticate(credentials, None)
             .await
             .map(|principal| principal.to_string())
     }
@@ -235,7 +235,7 @@ async fn a_client_without_credentials_is_refused_unless_anonymous_clients_are_al
         certificate: None,
     };
     assert_eq!(
-        world.login.authenticate(nothing).await.unwrap_err(),
+        world.login.authenticate(nothing, None).await.unwrap_err(),
         Refusal::NotAuthorized
     );
     let settings = Settings {
@@ -244,7 +244,7 @@ async fn a_client_without_credentials_is_refused_unless_anonymous_clients_are_al
         ..Settings::default()
     };
     world.login.apply(settings).unwrap();
-    let principal = world.login.authenticate(nothing).await.unwrap();
+    let principal = world.login.authenticate(nothing, None).await.unwrap();
     assert!(principal.anonymous && principal.name.is_empty());
     assert_eq!(*principal.roles, [Arc::from("guest")]);
     assert!(world.login.is_current(&principal));
@@ -262,7 +262,7 @@ async fn a_client_without_credentials_is_refused_unless_anonymous_clients_are_al
         },
     ] {
         assert_eq!(
-            world.login.authenticate(half).await.unwrap_err(),
+            world.login.authenticate(half, None).await.unwrap_err(),
             Refusal::BadCredentials
         );
     }
@@ -280,7 +280,7 @@ async fn a_principal_is_current_until_its_account_changes() {
         password: Some(b"pst_x"),
         certificate: None,
     };
-    let principal = world.login.authenticate(credentials).await.unwrap();
+    let principal = world.login.authenticate(credentials, None).await.unwrap();
     assert!(world.login.is_current(&principal));
     world.put("dev", hash, true);
     assert!(!world.login.is_current(&principal));

@@ -3,6 +3,7 @@
 mod acl;
 mod archive;
 mod backup;
+mod ban;
 mod ca;
 mod cert;
 mod certificate_files;
@@ -55,6 +56,8 @@ enum Verb {
     Cert(cert::Args),
     /// The private CA: certificates for devices and servers, and their revocation
     Ca(ca::Args),
+    /// List, make and lift the bans of the running gateway
+    Ban(ban::Args),
     /// Say whether the gateway runs and everything in it works; exit code 0 if so
     Health,
     /// Copy everything a gateway keeps into one file; it may be running
@@ -175,6 +178,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Cert(args)) => return args.run(settings, &mut out).await,
         Some(Verb::Ca(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Ban(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Health) => return health::run(&settings.locate()?, &mut out).await,
         Some(Verb::Backup(args)) => args.run(&settings.locate()?, &mut out).await?,
         Some(Verb::Restore(args)) => args.run(&settings.locate()?, &mut out).await?,

@@ -21,6 +21,7 @@ pub(super) fn done(answer: Answer, out: &mut impl Write) -> Result<ExitCode, Cli
         Answer::Users { .. }
         | Answer::Rules { .. }
         | Answer::Explanation(_)
+        | Answer::Bans { .. }
         | Answer::Health { .. }
         | Answer::Certificates { .. }
         | Answer::Certificate(_)

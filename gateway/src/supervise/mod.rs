@@ -29,7 +29,8 @@ use crate::{
     auth,
     data_dir::{DataDir, DataDirError, Lock},
     listen::{
-        Admissions, Context, Handshakes, ListenError,
+        Admissions, Context, Door, Farewells, Handshakes, ListenError, Turns,
+        lag::{self, Verdict},
         listener::{self, Wrapping},
     },
     metrics::Metrics,
@@ -112,6 +113,9 @@ impl Gateway {
         let directory = DataDir::locate(config.data_dir.as_deref(), config.runtime_dir.as_deref())?;
         directory.create()?;
         let mut lock = directory.lock_within(LOCK_PATIENCE)?;
+        for path in directory.close_secrets()? {
+            tracing::warn!(path = %path.display(), "others could read this file with secrets; it has mode 0600 now. Change what is in it if somebody may have read it");
+        }
         // Ports first: of all that may fail, this is what fails most.
         let sockets = bind_all(&config)?;
         let addresses = Addresses::of(&sockets);
@@ -141,12 +145,17 @@ impl Gateway {
             administration.clone(),
             trusts.clone(),
         ));
+        let door = start_door(&config, &metrics, &mut engine);
+        administration.attach_door(door.clone());
         let context = Arc::new(Context {
             config: config.clone(),
+            door,
             registry,
             authenticator: administration.authenticator().clone(),
             admissions: Admissions::new(metrics.clone()),
             handshakes: Handshakes::default(),
+            turns: Turns::default(),
+            farewells: Farewells::default(),
             metrics,
         });
         administration.attach_certificates(Arc::new(CertificateDesk::new(
@@ -375,6 +384,20 @@ async fn start_engine(
     Ok((registry, store, writer))
 }
 
+/// The door, and what measures whether it may stand open.
+fn start_door(
+    config: &Arc<ArcSwap<Config>>,
+    metrics: &Arc<Metrics>,
+    engine: &mut JoinSet<()>,
+) -> Arc<Door> {
+    let (verdict, watched) = watch::channel(Verdict::Accept);
+    let limits = config.clone();
+    engine.spawn(lag::watch(verdict, metrics.clone(), move || {
+        limits.load().limits.max_lag
+    }));
+    Arc::new(Door::new(config.clone(), metrics.clone(), watched))
+}
+
 fn dispatcher_limits(config: &Config) -> dispatcher::Limits {
     let limits = &config.limits;
     dispatcher::Limits {
@@ -422,6 +445,9 @@ fn open_doors(
             tls,
             protocol: settings.protocol,
             paths: settings.paths.clone(),
+            proxies: settings
+                .proxy_protocol
+                .then(|| settings.trusted_proxies.clone()),
         });
         for (_, listener) in listeners {
             doors.spawn(listener::run(
@@ -483,6 +509,7 @@ async fn housekeeping(
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         context.registry.relieve();
+        context.door.tidy_up();
         if looked.elapsed() < Duration::from_secs(3600) {
             continue;
         }

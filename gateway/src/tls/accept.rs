@@ -7,10 +7,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::{
     ClientCertificate, ClientCertificateError, ClientTrust, ServerConfigs, client_hello_facts,
@@ -85,10 +86,14 @@ impl TlsAcceptor {
     {
         // The handshake's states are several KB; in a box, a connection's task does not keep room
         // for them as long as it lives.
-        Box::pin(self.handshake(stream)).await
+        Box::pin(async { self.hello(stream).await?.finish().await }).await
     }
 
-    async fn handshake<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    /// The first part of [`Self::accept`]: reads the ClientHello, which costs next to nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::accept`].
+    pub async fn hello<S>(&self, stream: S) -> io::Result<Hello<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -99,10 +104,26 @@ impl TlsAcceptor {
         let mut start = LazyConfigAcceptor::new(Acceptor::default(), tap).await?;
         let record = start.io.record.take().unwrap_or_default();
         let mut config = self.configs.for_client(&client_hello_facts(&record));
-        drop(record);
         if let Some(local) = self.local {
             config = self.configs.at(local, &start.client_hello(), config);
         }
+        Ok(Hello { start, config })
+    }
+}
+
+/// A client that has said its ClientHello, and the configuration that was picked for it.
+pub struct Hello<S> {
+    start: StartHandshake<Tap<S>>,
+    config: Arc<ServerConfig>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Hello<S> {
+    /// The second part of [`TlsAcceptor::accept`], which costs a signature and a key exchange.
+    ///
+    /// # Errors
+    /// As for [`TlsAcceptor::accept`].
+    pub async fn finish(self) -> io::Result<TlsStream<S>> {
+        let Self { start, config } = self;
         start
             .into_stream_with(config, |connection| {
                 connection.set_buffer_limit(Some(OUTGOING_LIMIT))
