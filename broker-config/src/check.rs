@@ -3,6 +3,8 @@
 //! A rule is silent while one of its keys has a problem of its own: its default stands in for
 //! it then, and would be blamed for what nobody wrote.
 
+use std::time::Duration;
+
 use crate::{
     Config, TlsVersion,
     listener::collide,
@@ -15,6 +17,7 @@ pub(crate) fn check(config: &Config, findings: &mut Findings) {
     tls_files(config, findings);
     ciphers_fit_version(config, findings);
     packet_fits_budget(config, findings);
+    bans_fit(config, findings);
     permits_fit_log(config, findings);
     listeners(config, findings);
 }
@@ -89,6 +92,28 @@ fn packet_fits_budget(config: &Config, findings: &mut Findings) {
     let value = |key: &str| match key {
         "limits.max_packet_size" => limits.max_packet_size.show(),
         _ => limits.memory_budget.show(),
+    };
+    blame(findings, &keys, value, wrong);
+}
+
+fn bans_fit(config: &Config, findings: &mut Findings) {
+    let bans = &config.bans;
+    if bans.duration <= bans.duration_max {
+        return;
+    }
+    let show = |duration: Duration| duration.show().unwrap_or_default().replace('"', "");
+    let wrong = Wrong::new(
+        format!(
+            "bans.duration ({}) is longer than bans.duration_max ({})",
+            show(bans.duration),
+            show(bans.duration_max)
+        ),
+        "shorten the first or lengthen the second",
+    );
+    let keys = ["bans.duration", "bans.duration_max"];
+    let value = |key: &str| match key {
+        "bans.duration" => bans.duration.show(),
+        _ => bans.duration_max.show(),
     };
     blame(findings, &keys, value, wrong);
 }

@@ -6,9 +6,11 @@
 //! configuration file and nothing else: whether a certificate exists, a port is free or a
 //! directory is writable is for the gateway to find out.
 
+mod bans;
 mod certificate;
 mod check;
 mod ciphers;
+mod client_certificates;
 mod limits;
 mod list;
 mod listener;
@@ -24,8 +26,13 @@ mod visit;
 
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
+pub use bans::Bans;
 pub use certificate::Certificate;
 pub use ciphers::{CipherSuite, Ciphers};
+pub use client_certificates::{
+    CertificateName, ClientCa, ClientCertificates, Demand, Fingerprint, Require,
+};
+pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};
@@ -71,6 +78,7 @@ pub struct Config {
     /// By name. Default none.
     pub certificates: BTreeMap<String, Certificate>,
     pub limits: Limits,
+    pub bans: Bans,
     pub session: Session,
     pub store: Store,
     pub auth: Auth,
@@ -88,6 +96,7 @@ impl Default for Config {
             tls: Tls::default(),
             certificates: BTreeMap::new(),
             limits: Limits::default(),
+            bans: Bans::default(),
             session: Session::default(),
             store: Store::default(),
             auth: Auth::default(),
@@ -107,6 +116,7 @@ impl Section for Config {
             tls,
             certificates,
             limits,
+            bans,
             session,
             store,
             auth,
@@ -120,6 +130,7 @@ impl Section for Config {
         v.section("tls", tls);
         v.tables("certificates", certificates);
         v.section("limits", limits);
+        v.section("bans", bans);
         v.section("session", session);
         v.section("store", store);
         v.section("auth", auth);

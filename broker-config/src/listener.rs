@@ -7,7 +7,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use ipnet::IpNet;
+
 use crate::{
+    bans::few,
+    client_certificates::ClientCertificates,
     report::{Wrong, quote},
     size::ByteSize,
     value::{Choice, any, within},
@@ -32,6 +36,14 @@ pub struct Listener {
     pub max_fragment_size: ByteSize,
     /// Let a listener without TLS bind an address that is not loopback. Default false.
     pub allow_plain_remote: bool,
+    /// Whether clients prove themselves by certificates, and by which.
+    pub clients: ClientCertificates,
+    /// Connections come through proxies that say whose they are: each begins with a header of the
+    /// PROXY protocol, version 1 or 2 (rule N2). Default false.
+    pub proxy_protocol: bool,
+    /// The proxies; every other address is refused. Set if and only if `proxy_protocol` is true. At
+    /// most 1,000. Default none.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +89,9 @@ impl Listener {
             paths: protocol.default_paths(),
             max_fragment_size: RECORD,
             allow_plain_remote: false,
+            clients: ClientCertificates::default(),
+            proxy_protocol: false,
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -95,7 +110,7 @@ impl Named for Listener {
     }
 
     fn check(&self) -> Vec<(&'static str, Wrong)> {
-        let mut wrong = Vec::new();
+        let mut wrong = self.clients.check(self.tls || !self.is_on());
         if self.protocol != Protocol::Mqtt && self.paths.is_empty() {
             let remedy = r#"write a path such as "/mqtt", or set protocol = "mqtt""#;
             wrong.push(("paths", Wrong::new("is empty", remedy)));
@@ -114,6 +129,7 @@ impl Named for Listener {
                 Wrong::new("only a listener with TLS has records", remedy),
             ));
         }
+        wrong.extend(self.check_proxies());
         let remote = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
         if self.is_on()
             && !self.tls
@@ -139,6 +155,28 @@ impl Named for Listener {
 
 /// The largest plaintext of a TLS record (RFC 8446, 5.1).
 const RECORD: ByteSize = ByteSize::kib(16);
+impl Listener {
+    /// Rule N2: a header is believed from named addresses only, and never looked for elsewhere.
+    fn check_proxies(&self) -> Option<(&'static str, Wrong)> {
+        match (self.proxy_protocol, self.trusted_proxies.is_empty()) {
+            (true, true) => Some((
+                "proxy_protocol",
+                Wrong::new(
+                    "is set without trusted_proxies: nobody could connect",
+                    r#"name the proxies, such as trusted_proxies = ["192.0.2.10"]"#,
+                ),
+            )),
+            (false, false) => Some((
+                "trusted_proxies",
+                Wrong::new(
+                    "is set without proxy_protocol = true",
+                    "set both, or neither",
+                ),
+            )),
+            _ => None,
+        }
+    }
+}
 
 /// The listeners of a gateway without configuration.
 pub(crate) fn defaults() -> BTreeMap<String, Listener> {
@@ -190,6 +228,9 @@ impl Section for Listener {
             paths,
             max_fragment_size,
             allow_plain_remote,
+            clients,
+            proxy_protocol,
+            trusted_proxies,
         } = self;
         v.key("enabled", Restart, enabled, any);
         let before = *protocol;
@@ -210,6 +251,11 @@ impl Section for Listener {
             within(ByteSize::from_bytes(64)..=RECORD),
         );
         v.key("allow_plain_remote", Restart, allow_plain_remote, any);
+        clients.visit(v);
+        v.key("proxy_protocol", Restart, proxy_protocol, any);
+        v.key("trusted_proxies", Restart, trusted_proxies, |networks| {
+            few(networks)
+        });
     }
 }
 

@@ -172,8 +172,8 @@ pub struct Auth {
     pub anonymous_role: String,
     /// Passwords hashed at once, 19 MiB each (rule I3). Default 0: one per core; at most 256.
     pub password_slots: usize,
-    /// Logins that wait for a slot; further ones are told to come back (0x89). Default 64; 1 to
-    /// 65,536.
+    /// Logins that wait for a slot; further ones are told to come back (0x89). Addresses take
+    /// turns. Default 500; 1 to 65,536.
     pub password_queue: usize,
     /// Verified passwords remembered, so that a reconnect is cheap. Default 10,000; 0 (none) to
     /// 10,000,000.
@@ -186,7 +186,7 @@ impl Default for Auth {
             allow_anonymous: false,
             anonymous_role: "anonymous".to_owned(),
             password_slots: 0,
-            password_queue: 64,
+            password_queue: 500,
             password_cache: 10_000,
         }
     }
@@ -219,7 +219,7 @@ impl Section for Auth {
     }
 }
 
-fn role(name: &str) -> Result<(), Wrong> {
+pub(crate) fn role(name: &str) -> Result<(), Wrong> {
     let usable = !name.is_empty()
         && name.len() <= 64
         && !name.chars().any(|c| c.is_whitespace() || c.is_control());

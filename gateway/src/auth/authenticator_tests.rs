@@ -53,9 +53,10 @@ impl World {
         let credentials = Credentials {
             username: Some(name),
             password: Some(password.as_bytes()),
+            certificate: None,
         };
         self.login
-            .authenticate(credentials)
+            .authenticate(credentials, None)
             .await
             .map(|principal| principal.to_string())
     }
@@ -231,9 +232,10 @@ async fn a_client_without_credentials_is_refused_unless_anonymous_clients_are_al
     let nothing = Credentials {
         username: None,
         password: None,
+        certificate: None,
     };
     assert_eq!(
-        world.login.authenticate(nothing).await.unwrap_err(),
+        world.login.authenticate(nothing, None).await.unwrap_err(),
         Refusal::NotAuthorized
     );
     let settings = Settings {
@@ -242,7 +244,7 @@ async fn a_client_without_credentials_is_refused_unless_anonymous_clients_are_al
         ..Settings::default()
     };
     world.login.apply(settings).unwrap();
-    let principal = world.login.authenticate(nothing).await.unwrap();
+    let principal = world.login.authenticate(nothing, None).await.unwrap();
     assert!(principal.anonymous && principal.name.is_empty());
     assert_eq!(*principal.roles, [Arc::from("guest")]);
     assert!(world.login.is_current(&principal));
@@ -251,14 +253,16 @@ async fn a_client_without_credentials_is_refused_unless_anonymous_clients_are_al
         Credentials {
             username: Some("ann"),
             password: None,
+            certificate: None,
         },
         Credentials {
             username: None,
             password: Some(b"x"),
+            certificate: None,
         },
     ] {
         assert_eq!(
-            world.login.authenticate(half).await.unwrap_err(),
+            world.login.authenticate(half, None).await.unwrap_err(),
             Refusal::BadCredentials
         );
     }
@@ -274,8 +278,9 @@ async fn a_principal_is_current_until_its_account_changes() {
     let credentials = Credentials {
         username: Some("dev"),
         password: Some(b"pst_x"),
+        certificate: None,
     };
-    let principal = world.login.authenticate(credentials).await.unwrap();
+    let principal = world.login.authenticate(credentials, None).await.unwrap();
     assert!(world.login.is_current(&principal));
     world.put("dev", hash, true);
     assert!(!world.login.is_current(&principal));

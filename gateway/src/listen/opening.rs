@@ -10,7 +10,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::greeting::READ;
+use super::{certificate::Presented, greeting::READ};
 use crate::tls::Alpn;
 
 /// What a client is about to say.
@@ -21,19 +21,22 @@ pub enum Speech {
     Http,
 }
 
-/// The time until CONNECT, and what was read on the way there.
+/// The time until CONNECT, and what was learned on the way there.
 pub struct Opening {
     /// When CONNECT must be complete.
     pub deadline: Instant,
     /// The first bytes of the client, if they had to be looked at.
     pub first: BytesMut,
+    /// The certificate that the client presented.
+    pub client: Option<Presented>,
 }
 
 impl Opening {
-    pub fn until(deadline: Instant) -> Opening {
+    pub fn until(deadline: Instant, client: Option<Presented>) -> Opening {
         Opening {
             deadline,
             first: BytesMut::new(),
+            client,
         }
     }
 
@@ -83,7 +86,7 @@ mod tests {
             (b"get /", Some(Speech::Mqtt)),
             (b"", None),
         ] {
-            let mut opening = Opening::until(Instant::now());
+            let mut opening = Opening::until(Instant::now(), None);
             let mut stream = sent;
             assert_eq!(opening.listen(&mut stream).await.unwrap(), speech);
             assert_eq!([&opening.first[..], stream].concat(), sent);

@@ -497,7 +497,10 @@ impl Dispatcher {
     fn control(&mut self, control: Control, settled: &InFlight, work: &mut usize) {
         match control {
             Control::PolicyChanged => self.forget_matches(),
-            Control::Redistribute(deliveries) => self.redistribute(deliveries, settled),
+            Control::Redistribute(deliveries) => {
+                let from = settled.origin.as_ref().map(|origin| &origin.endpoint);
+                self.redistribute(deliveries, from);
+            }
             Control::Subscribe(request) => self.subscribe(request, settled, work),
             Control::Unsubscribe { packet_id, filters } => {
                 self.unsubscribe(packet_id, &filters, settled)
@@ -518,7 +521,8 @@ impl Dispatcher {
                 shared,
             } => {
                 self.remove_all(&subscriptions, settled);
-                self.redistribute(shared, settled);
+                let from = settled.origin.as_ref().map(|origin| &origin.endpoint);
+                self.redistribute(shared, from);
                 if let Some(origin) = &settled.origin
                     && origin.endpoint.is_known()
                 {
@@ -682,8 +686,7 @@ impl Dispatcher {
                         self.turn().unsubscribe(&origin.endpoint, filter);
                     }
                     if filter.share.is_some() {
-                        // S4: what waited here for the group goes to those who stay.
-                        self.redistribute(origin.endpoint.give_back(&share_key(filter)), settled);
+                        self.leave_group(&origin.endpoint, filter);
                     }
                     ReasonCode::Success
                 }
@@ -712,11 +715,19 @@ impl Dispatcher {
         if found.is_some_and(|number| number > lost.number) {
             return;
         }
-        self.tree.remove(endpoint.id(), &lost.filter);
+        if self.tree.remove(endpoint.id(), &lost.filter) && lost.filter.share.is_some() {
+            self.leave_group(endpoint, &lost.filter);
+        }
         if endpoint.is_stored() {
             self.turn().unsubscribe(endpoint, &lost.filter);
         }
         self.forget_matches();
+    }
+
+    /// S4: what waited here for the group goes to those who stay.
+    fn leave_group(&mut self, endpoint: &Arc<dyn Endpoint>, filter: &SubscriptionFilter) {
+        let waited = endpoint.give_back(&share_key(filter));
+        self.redistribute(waited, Some(endpoint));
     }
 
     fn remove_all(&mut self, filters: &[SubscriptionFilter], settled: &InFlight) {
@@ -733,8 +744,7 @@ impl Dispatcher {
     }
 
     /// Messages whose member is gone or cannot take them go to another member, or wait with the one that can hold them.
-    fn redistribute(&mut self, deliveries: Vec<Delivery>, settled: &InFlight) {
-        let from = settled.origin.as_ref().map(|origin| &origin.endpoint);
+    fn redistribute(&mut self, deliveries: Vec<Delivery>, from: Option<&Arc<dyn Endpoint>>) {
         for delivery in deliveries {
             let serial = delivery.serial;
             let moved = self.redeliver(delivery, from);

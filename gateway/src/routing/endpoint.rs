@@ -48,7 +48,8 @@ pub trait Endpoint: Send + Sync {
     /// Bytes of retained messages that the session can queue.
     fn retained_room(&self) -> usize;
 
-    /// Takes out what waits for its client from a shared group that it has left.
+    /// Takes out what waits in memory for its client from a shared group that it has left. What is on disk follows by
+    /// itself ([`super::control::Control::Redistribute`]).
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery>;
 
     /// Hands over one message that another member of a shared group did not take, or gives it back if its client is

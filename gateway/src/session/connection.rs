@@ -116,6 +116,17 @@ impl From<Notice> for Ending {
                 ReasonCode::NotAuthorized,
                 "the account or its credentials changed",
             ),
+            Notice::CertificateRevoked => Ending {
+                keeps_will: false,
+                ..Ending::fault(
+                    ReasonCode::NotAuthorized,
+                    "the client certificate is not accepted any more",
+                )
+            },
+            Notice::CertificateExpired => Ending::fault(
+                ReasonCode::MaximumConnectTime,
+                "the client certificate has expired",
+            ),
             Notice::ShuttingDown => Ending::fault(
                 ReasonCode::ServerShuttingDown,
                 "the gateway is shutting down",
@@ -304,7 +315,7 @@ impl Connection {
     }
 
     fn is_window_full(&self) -> bool {
-        self.window.bytes() > self.settings.queue.bytes
+        self.window.bytes_to_send() > self.settings.queue.bytes
     }
 
     /// Bytes that wait for the disk.

@@ -78,6 +78,7 @@ impl Connection {
                     self.reply(&Reply::PubRel(ack), out)?;
                     Resent::Sent
                 }
+                Some(Again::Nothing) => Resent::Kept,
                 // D9: what is no longer allowed keeps its packet identifier and is not sent again.
                 Some(Again::Publish(_, delivery))
                     if !self.session.may_subscribe(delivery.message.topic()) =>

@@ -90,6 +90,11 @@ impl Endpoint for Session {
             .queue
             .take_out(|delivery| delivery.share() != Some(share));
         mailbox.ledger.depart(&shared);
+        let more = self.is_stored() && mailbox.queue.backlog_from().is_some();
+        drop(mailbox);
+        if more {
+            self.lose_strays();
+        }
         shared
     }
 

@@ -90,6 +90,9 @@ impl Registry {
             restored.subscriptions +=
                 self.subscribe_restored(&session, found.subscriptions, dispatcher, &mut cleaning);
             self.remind(&session, now);
+            if session.rest().identity.departing {
+                self.departures.add(session.id());
+            }
             session.rest().identity.changed |= loaded.restored;
             if session.rest().identity.changed {
                 cleaning.changed.push(session);

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
+    departures::Departures,
     disk::Urgency,
     incoming::Received,
     mailbox::{Mail, Mailbox, Notice, Open},
@@ -59,6 +60,8 @@ pub struct Session {
     /// It has ended: nothing is written of it any more.
     pub(super) over: AtomicBool,
     pub(super) revoked: AtomicBool,
+    /// The certificate of its last login was revoked: the will of that login is not sent (P3).
+    pub(super) willless: AtomicBool,
     /// Bytes of its envelopes that have not passed the dispatcher.
     pub(super) outstanding: AtomicUsize,
     /// Bytes of messages in flight to its client, as the budget knows them.
@@ -72,7 +75,16 @@ pub struct Session {
     /// Rings when its connection has left.
     pub(super) left: Notify,
     pub(super) store: Arc<Store>,
+    pub(super) departures: Arc<Departures>,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// What all sessions have in common.
+#[derive(Clone)]
+pub(super) struct House {
+    pub store: Arc<Store>,
+    pub departures: Arc<Departures>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What a policy change took from a session.
@@ -122,6 +134,15 @@ impl Rest {
     }
 }
 
+impl Rest {
+    /// Drops the will, if there is one; then the disk has something else.
+    pub fn forget_will(&mut self) -> bool {
+        let had = self.will.take().is_some() | self.identity.will.take().is_some();
+        self.identity.changed |= had;
+        had
+    }
+}
+
 impl Session {
     pub(super) fn new(
         id: SessionId,
@@ -129,9 +150,13 @@ impl Session {
         principal: Principal,
         link: u8,
         policy: &Policy,
-        store: Arc<Store>,
-        metrics: Arc<Metrics>,
+        house: House,
     ) -> Session {
+        let House {
+            store,
+            departures,
+            metrics,
+        } = house;
         let permissions = permissions(policy, &principal, &client_id);
         Session {
             id,
@@ -147,6 +172,7 @@ impl Session {
             known: AtomicBool::new(false),
             over: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
+            willless: AtomicBool::new(false),
             outstanding: AtomicUsize::new(0),
             window_bytes: AtomicUsize::new(0),
             mailbox: Mutex::default(),
@@ -155,6 +181,7 @@ impl Session {
             rest: Mutex::default(),
             left: Notify::new(),
             store,
+            departures,
             metrics,
         }
     }
@@ -209,19 +236,24 @@ impl Session {
         self.store.is_full(Some(waker))
     }
 
-    /// Ends its connection, if there is one or one is on its way. The first notice counts.
-    pub fn notify(&self, notice: Notice) {
+    /// Ends its connection, if there is one or one is on its way. The first notice counts, but for one that also
+    /// takes the will (P3). Whether this was the first.
+    pub fn notify(&self, notice: Notice) -> bool {
         let rest = self.rest.lock();
         if !rest.attached || rest.ended {
-            return;
+            return false;
         }
-        let waker = {
+        let (waker, first) = {
             let mut mailbox = self.open();
-            mailbox.notice.get_or_insert(notice);
-            mailbox.waker.clone()
+            let first = mailbox.notice.is_none();
+            if first || notice == Notice::CertificateRevoked {
+                mailbox.notice = Some(notice);
+            }
+            (mailbox.waker.clone(), first)
         };
         drop(rest);
         waker.inspect(Waker::wake_by_ref);
+        first
     }
 
     /// Tells the connection that another one wants the session, and waits until it has left.
@@ -312,6 +344,7 @@ impl Session {
         (expiry, will): (u32, Option<Will>),
     ) -> u32 {
         self.principal.store(Arc::new(principal));
+        self.willless.store(false, Relaxed);
         // Once more if the policy changed meanwhile: the change may have passed this session before the login's
         // permissions were stored.
         loop {
@@ -336,6 +369,7 @@ impl Session {
                 will,
                 will_due: None,
                 from_backup: false,
+                departing: rest.identity.departing,
                 changed: true,
             };
         }

@@ -3,7 +3,7 @@
 use broker_config::Config;
 
 use super::{Gateway, auth_settings, certificates, logging};
-use crate::{auth::AuthError, session::settings::Settings, tls::TlsError};
+use crate::{admin::end_certificates, auth::AuthError, session::settings::Settings, tls::TlsError};
 
 /// Why a new configuration was not taken. The old one stays in force, whole.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,12 @@ impl Gateway {
         // What waits for a restart keeps its value until then.
         new.data_dir = old.data_dir.clone();
         new.runtime_dir = old.runtime_dir.clone();
-        new.listeners = old.listeners.clone();
+        let asked = std::mem::replace(&mut new.listeners, old.listeners.clone());
+        for (name, listener) in &mut new.listeners {
+            if let Some(asked) = asked.get(name) {
+                listener.clients.fingerprints = asked.clients.fingerprints.clone();
+            }
+        }
         new.bus = old.bus.clone();
         new.auth.password_slots = old.auth.password_slots;
         new.auth.password_queue = old.auth.password_queue;
@@ -44,6 +49,10 @@ impl Gateway {
         }
         self.context.registry.configure(Settings::of(&new));
         logging::set_level(new.log.level);
+        if self.trusts.configure(&new.listeners) {
+            let (registry, trusts) = (self.context.registry.clone(), self.trusts.clone());
+            tokio::spawn(async move { end_certificates(&registry, &trusts).await });
+        }
         self.config.store(new.into());
         Ok(waiting)
     }

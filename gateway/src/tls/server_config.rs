@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs::kx_group;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
@@ -97,6 +98,19 @@ impl ServerConfigs {
         certificates: Arc<Certificates>,
         settings: &ServerTlsSettings,
     ) -> Result<Self, TlsError> {
+        Self::asking(certificates, settings, None)
+    }
+
+    /// [`new`](Self::new) for a listener that asks for client certificates, where `clients` says
+    /// which ones are good.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn asking(
+        certificates: Arc<Certificates>,
+        settings: &ServerTlsSettings,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Self, TlsError> {
         if let Some(bytes) = settings
             .max_fragment
             .filter(|bytes| !(64..=16_384).contains(bytes))
@@ -118,10 +132,13 @@ impl ServerConfigs {
                     chacha_first,
                 ));
                 for record_size in RECORD_SIZES {
-                    let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-                        .with_protocol_versions(&versions)?
-                        .with_no_client_auth()
-                        .with_cert_resolver(Arc::clone(&certificates) as _);
+                    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                        .with_protocol_versions(&versions)?;
+                    let builder = match &clients {
+                        Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients)),
+                        None => builder.with_no_client_auth(),
+                    };
+                    let mut config = builder.with_cert_resolver(Arc::clone(&certificates) as _);
                     resumption.apply(&mut config);
                     config.alpn_protocols = settings.alpn.protocols();
                     config.max_fragment_size = smaller(settings.max_fragment, record_size)

@@ -294,7 +294,7 @@ async fn a_subscription_that_the_disk_refuses_is_answered_so_and_not_made() {
 
 // D7
 #[tokio::test]
-async fn a_refused_subscription_that_was_made_anew_meanwhile_stays() {
+async fn a_refused_subscription_can_be_made_when_the_disk_works_again() {
     let world = World::new();
     let mut client = world.client(resume("c")).await;
     let obstacle = world.fail().await;
