@@ -142,9 +142,9 @@ impl ClientTrust {
         let (leaf, intermediates) = chain.split_first().ok_or(ClientCertificateError::Missing)?;
         let fingerprint = sha256(leaf);
         let fingerprints = self.fingerprints.load();
-        let listed = fingerprints.contains(&fingerprint);
-        // A list that was emptied while certificates without a CA are taken lets nobody pass.
-        if !listed && !(fingerprints.is_empty() && !self.authorities.is_empty()) {
+        // Without a CA the list alone counts: an empty one lets nobody pass.
+        let all_pass = fingerprints.is_empty() && !self.authorities.is_empty();
+        if !all_pass && !fingerprints.contains(&fingerprint) {
             return Err(ClientCertificateError::NotListed(Fingerprint(fingerprint)));
         }
         let (_, x509) =
