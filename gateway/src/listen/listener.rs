@@ -193,13 +193,15 @@ impl Guest {
         stream: &crate::tls::TlsStream<TcpStream>,
         acceptor: &TlsAcceptor,
     ) -> Result<Option<Presented>, ()> {
+        let generation = acceptor.trust().map_or(0, |trust| trust.generation());
         let client = acceptor.client(stream).map_err(|error| {
             let metrics = &self.context.metrics;
             metrics.client_certificates_refused.add(1);
             metrics.handshakes_failed.add(1);
             tracing::info!(peer = %self.peer, listener = %self.wrapping.name, %error, "not connected");
         })?;
-        Ok(client.map(Presented::new))
+        let presented = acceptor.trust().zip(client);
+        Ok(presented.map(|(trust, client)| Presented::new(trust, generation, client)))
     }
 
     fn unwrap<'a, S>(&'a self, stream: Pin<Box<S>>, client: Option<Presented>) -> Stage<'a>

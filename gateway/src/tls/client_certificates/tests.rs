@@ -163,6 +163,11 @@ fn a_chain_that_is_empty_or_no_certificate_is_an_error() {
         trust.identify(&[], now()),
         Err(ClientCertificateError::Missing)
     ));
+    let chain = vec![ca.device("lamp", 1); 40];
+    assert!(matches!(
+        trust.identify(&chain, now()),
+        Err(ClientCertificateError::TooLong(_))
+    ));
     let nonsense = CertificateDer::from(vec![0x30, 0x03, 1, 2, 3]);
     assert!(matches!(
         trust.identify(&[nonsense], now()),
