@@ -344,7 +344,7 @@ impl Administration {
             0 => format!("user {name} removed"),
             _ => format!("user {name} removed, and {rules} rules that were for it"),
         };
-        Ok(done(message, None, Vec::new()))
+        Ok(done(message, None, self.certificates_left(name).await))
     }
 
     async fn add_rule(&self, rule: Rule) -> Result<Answer, AdminError> {

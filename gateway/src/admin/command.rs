@@ -431,6 +431,33 @@ mod tests {
         assert!(!format!("{answer:?}").contains("pst_1"));
     }
 
+    // N3: members of the group may let devices in, and not pass for the gateway.
+    #[test]
+    fn only_a_server_certificate_needs_trust_with_keys() {
+        for (kind, needed) in [
+            (CertificateKind::Server, true),
+            (CertificateKind::Device, false),
+        ] {
+            let command = Command::IssueCertificate {
+                kind,
+                name: "a".to_owned(),
+                names: Vec::new(),
+                days: None,
+                request: String::new(),
+            };
+            assert_eq!(command.needs_trust_with_keys(), needed);
+            assert!(
+                command
+                    .audit()
+                    .is_some_and(|text| text.contains(kind.as_str()))
+            );
+        }
+        for reason in RevocationReason::ALL {
+            assert_eq!(RevocationReason::of(reason.1), reason.0);
+            assert_eq!(reason.0.code(), reason.1);
+        }
+    }
+
     #[test]
     fn commands_and_replies_are_one_line_of_json_and_read_back() {
         let command = r#"{"command":"add-rule","effect":"allow","action":"publish","filter":"a\n","who":"everyone"}"#;

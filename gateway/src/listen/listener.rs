@@ -339,6 +339,7 @@ impl Guest {
         stream: &crate::tls::TlsStream<TcpStream>,
         acceptor: &TlsAcceptor,
     ) -> Result<Option<Presented>, ()> {
+        let generation = acceptor.trust().map_or(0, |trust| trust.generation());
         let client = acceptor.client(stream).map_err(|error| {
             let metrics = &self.context.metrics;
             metrics.client_certificates_refused.add(1);
@@ -346,7 +347,8 @@ impl Guest {
             self.context.door.failed(self.peer.ip());
             tracing::info!(peer = %self.peer, listener = %self.wrapping.name, %error, "not connected");
         })?;
-        Ok(client.map(Presented::new))
+        let presented = acceptor.trust().zip(client);
+        Ok(presented.map(|(trust, client)| Presented::new(trust, generation, client)))
     }
 
     /// From the first byte to MQTT: what comes next, unless nothing does. `alpn` is what the TLS handshake agreed on.

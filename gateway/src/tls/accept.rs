@@ -47,6 +47,11 @@ impl TlsAcceptor {
         }
     }
 
+    /// What the listener trusts its clients by, if it asks for certificates.
+    pub fn trust(&self) -> Option<&Arc<ClientTrust>> {
+        self.clients.as_ref()
+    }
+
     /// With what the listener trusts its clients by; its configurations ask for certificates.
     pub fn trusting(self, clients: Option<Arc<ClientTrust>>) -> Self {
         Self { clients, ..self }
@@ -60,15 +65,12 @@ impl TlsAcceptor {
     pub fn client<S>(
         &self,
         stream: &TlsStream<S>,
-    ) -> Result<Option<(Arc<ClientTrust>, ClientCertificate)>, ClientCertificateError> {
+    ) -> Result<Option<ClientCertificate>, ClientCertificateError> {
         let Some(trust) = &self.clients else {
             return Ok(None);
         };
         match stream.get_ref().1.peer_certificates() {
-            Some(chain) => {
-                let certificate = trust.identify(chain, UnixTime::now())?;
-                Ok(Some((Arc::clone(trust), certificate)))
-            }
+            Some(chain) => trust.identify(chain, UnixTime::now()).map(Some),
             None if trust.is_required() => Err(ClientCertificateError::Missing),
             None => Ok(None),
         }
