@@ -371,7 +371,9 @@ impl Guest {
                     return None;
                 }
                 Err(_) => {
-                    tracing::info!(%peer, listener = %self.wrapping.name, "not connected: no byte within {time:?}");
+                    let late = Rejected::Deadline(time);
+                    self.context.door.failed(peer.ip());
+                    self.context.door.complain(peer, &self.wrapping.name, &late);
                     return None;
                 }
             },
