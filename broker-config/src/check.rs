@@ -5,6 +5,7 @@
 
 use crate::{
     Config,
+    acme::provable,
     listener::collide,
     read::Findings,
     report::{Place, Wrong, join, quote},
@@ -13,6 +14,7 @@ use crate::{
 
 pub(crate) fn check(config: &Config, findings: &mut Findings) {
     tls_files(config, findings);
+    acme(config, findings);
     packet_fits_budget(config, findings);
     permits_fit_log(config, findings);
     listeners(config, findings);
@@ -52,6 +54,36 @@ fn tls_files(config: &Config, findings: &mut Findings) {
     );
     let keys = ["tls.certificate", "tls.private_key"];
     blame(findings, &keys, |_| set.show(), wrong);
+}
+
+fn acme(config: &Config, findings: &mut Findings) {
+    let acme = &config.acme;
+    if let Err((key, wrong)) = provable(&acme.domains, acme.challenge, &acme.dns_hook) {
+        let keys = match key {
+            "domains" => ["acme.domains", "acme.challenge"],
+            _ => ["acme.challenge", "acme.domains"],
+        };
+        blame(findings, &keys, |_| None, wrong);
+    }
+    let (id, file) = (
+        &acme.external_account_key_id,
+        &acme.external_account_key_file,
+    );
+    if id.is_some() != file.is_some() {
+        let missing = match id {
+            Some(_) => "external_account_key_file",
+            None => "external_account_key_id",
+        };
+        let wrong = Wrong::new(
+            format!("is set without acme.{missing}"),
+            "set both, or neither if the CA asks for no external account",
+        );
+        let keys = [
+            "acme.external_account_key_id",
+            "acme.external_account_key_file",
+        ];
+        blame(findings, &keys, |_| None, wrong);
+    }
 }
 
 fn packet_fits_budget(config: &Config, findings: &mut Findings) {

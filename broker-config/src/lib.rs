@@ -6,6 +6,7 @@
 //! configuration file and nothing else: whether a certificate exists, a port is free or a
 //! directory is writable is for the gateway to find out.
 
+mod acme;
 mod check;
 mod limits;
 mod list;
@@ -21,6 +22,7 @@ mod visit;
 
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
+pub use acme::{Acme, Challenge, KeyType};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};
@@ -64,6 +66,7 @@ pub struct Config {
     /// By name. Default: `mqtts`, `wss`, `mqtt` on loopback, and `ws` without an address.
     pub listeners: BTreeMap<String, Listener>,
     pub tls: Tls,
+    pub acme: Acme,
     pub limits: Limits,
     pub session: Session,
     pub store: Store,
@@ -80,6 +83,7 @@ impl Default for Config {
             log: Log::default(),
             listeners: listener::defaults(),
             tls: Tls::default(),
+            acme: Acme::default(),
             limits: Limits::default(),
             session: Session::default(),
             store: Store::default(),
@@ -98,6 +102,7 @@ impl Section for Config {
             log,
             listeners,
             tls,
+            acme,
             limits,
             session,
             store,
@@ -110,6 +115,7 @@ impl Section for Config {
         v.section("log", log);
         v.listeners("listeners", listeners);
         v.section("tls", tls);
+        v.section("acme", acme);
         v.section("limits", limits);
         v.section("session", session);
         v.section("store", store);
