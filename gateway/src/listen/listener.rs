@@ -163,6 +163,9 @@ impl Guest {
         acceptor: &TlsAcceptor,
     ) -> Option<Pin<Box<crate::tls::TlsStream<TcpStream>>>> {
         let (limits, metrics) = (self.context.limits(), &self.context.metrics);
+        let acceptor = stream
+            .local_addr()
+            .map_or_else(|_| acceptor.clone(), |local| acceptor.at(local.ip()));
         // The wait for a place counts: a client does not know why we are slow.
         let outcome = tokio::time::timeout(limits.tls_timeout, async {
             let places = &self.context.handshakes;

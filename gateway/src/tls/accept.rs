@@ -2,6 +2,7 @@
 //! configuration for it and completes the handshake. Deadlines and limits are `listen`'s.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -19,12 +20,25 @@ pub type TlsStream<S> = tokio_rustls::server::TlsStream<Tap<S>>;
 #[derive(Debug, Clone)]
 pub struct TlsAcceptor {
     configs: Arc<ServerConfigs>,
+    local: Option<IpAddr>,
 }
 
 impl TlsAcceptor {
     /// An acceptor for the listener whose configurations these are.
     pub fn new(configs: Arc<ServerConfigs>) -> Self {
-        Self { configs }
+        Self {
+            configs,
+            local: None,
+        }
+    }
+
+    /// An acceptor for connections that came to this address: a client that sends no server name
+    /// gets the certificate for it (rule C2).
+    pub fn at(&self, local: IpAddr) -> Self {
+        Self {
+            configs: Arc::clone(&self.configs),
+            local: Some(local),
+        }
     }
 
     /// Completes the server's handshake on `stream`. Reads at most 64 KiB before the ClientHello is
@@ -52,8 +66,11 @@ impl TlsAcceptor {
         };
         let mut start = LazyConfigAcceptor::new(Acceptor::default(), tap).await?;
         let record = start.io.record.take().unwrap_or_default();
-        let config = self.configs.for_client(&client_hello_facts(&record));
+        let mut config = self.configs.for_client(&client_hello_facts(&record));
         drop(record);
+        if let Some(local) = self.local {
+            config = self.configs.at(local, &start.client_hello(), config);
+        }
         start
             .into_stream_with(config, |connection| {
                 connection.set_buffer_limit(Some(OUTGOING_LIMIT))

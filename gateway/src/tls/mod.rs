@@ -10,17 +10,23 @@ use std::path::PathBuf;
 
 mod accept;
 mod atomic_file;
+mod certificate;
 mod certificates;
+mod chain;
 mod client_hello;
 mod pem;
 mod private_ca;
 mod server_config;
 mod subject_name;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use accept::{Tap, TlsAcceptor, TlsStream};
-pub use certificates::{CertificateSource, Certificates, sha256_fingerprint};
+pub use certificate::{Certificate, CertificateSource, hex_with_colons, sha256_fingerprint};
+pub use certificates::Certificates;
+pub use chain::{ChainLink, KeyKind};
 pub use client_hello::{ClientHelloFacts, client_hello_facts};
 pub use private_ca::{PrivateCa, Renewal};
 pub use server_config::{Alpn, MinVersion, ServerConfigs, ServerTlsSettings};
@@ -58,6 +64,18 @@ pub enum TlsError {
         path: PathBuf,
         problem: String,
         remedy: &'static str,
+    },
+
+    #[error(
+        "{path} is not a chain: certificate {certificate} was issued by {issuer:?}, but the next one \
+         is {found:?}; put the leaf first, and behind each certificate the one that signed it"
+    )]
+    Chain {
+        path: PathBuf,
+        /// Counted from 1.
+        certificate: usize,
+        issuer: String,
+        found: String,
     },
 
     #[error(

@@ -75,13 +75,24 @@ pub(super) fn read_certificates(
     path: &Path,
     remedy: &'static str,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read_bounded(path)?;
+    parse_certificates(&read_bounded(path)?, path, remedy)
+}
+
+/// [`read_certificates`] of text that is at hand; `path` is what messages call it.
+///
+/// # Errors
+/// [`TlsError::Damaged`] with `remedy`.
+pub(super) fn parse_certificates(
+    text: &[u8],
+    path: &Path,
+    remedy: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let damaged = |problem: String| TlsError::Damaged {
         path: path.to_owned(),
         problem,
         remedy,
     };
-    let chain = CertificateDer::pem_slice_iter(&text)
+    let chain = CertificateDer::pem_slice_iter(text)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| damaged(format!("not PEM ({error})")))?;
     if chain.is_empty() {
@@ -98,8 +109,19 @@ pub(super) fn read_private_key(
     path: &Path,
     remedy: &'static str,
 ) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = read_bounded(path)?;
-    if find(&text, b"BEGIN ENCRYPTED PRIVATE KEY") || find(&text, b"Proc-Type: 4,ENCRYPTED") {
+    parse_private_key(&read_bounded(path)?, path, remedy)
+}
+
+/// [`read_private_key`] of text that is at hand; `path` is what messages call it.
+///
+/// # Errors
+/// [`TlsError::Damaged`] with `remedy`; it does not quote the text.
+pub(super) fn parse_private_key(
+    text: &[u8],
+    path: &Path,
+    remedy: &'static str,
+) -> Result<PrivateKeyDer<'static>, TlsError> {
+    if find(text, b"BEGIN ENCRYPTED PRIVATE KEY") || find(text, b"Proc-Type: 4,ENCRYPTED") {
         return Err(TlsError::Damaged {
             path: path.to_owned(),
             problem: "it is encrypted, and nobody types a passphrase at an unattended start"
@@ -108,7 +130,7 @@ pub(super) fn read_private_key(
                      permissions",
         });
     }
-    PrivateKeyDer::from_pem_slice(&text).map_err(|_| TlsError::Damaged {
+    PrivateKeyDer::from_pem_slice(text).map_err(|_| TlsError::Damaged {
         path: path.to_owned(),
         problem: "there is no PEM private key in it".to_owned(),
         remedy,

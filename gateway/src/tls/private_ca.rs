@@ -25,7 +25,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::certificates::unix_seconds;
+use super::certificate::unix_seconds;
 use super::pem::{self, CertificateFacts};
 use super::{CertificateSource, SubjectName, TlsError, atomic_file, server_config};
 

@@ -1,11 +1,13 @@
 //! How does a listener speak TLS? The rustls configurations of one listener, by what a ClientHello
 //! asks for.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::server::{ServerConfig, ServerSessionMemoryCache};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig, ServerSessionMemoryCache};
+use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite, SupportedProtocolVersion};
 
@@ -70,6 +72,7 @@ impl Default for ServerTlsSettings {
 pub struct ServerConfigs {
     /// By key exchange, then preferred cipher, then record size.
     variants: Vec<Arc<ServerConfig>>,
+    certificates: Arc<Certificates>,
 }
 
 impl ServerConfigs {
@@ -114,7 +117,10 @@ impl ServerConfigs {
                 }
             }
         }
-        Ok(Self { variants })
+        Ok(Self {
+            variants,
+            certificates,
+        })
     }
 
     /// The configuration for a client that said this.
@@ -130,6 +136,33 @@ impl ServerConfigs {
             .unwrap_or(0);
         let index = (key_exchange * PREFERENCES + preference) * RECORD_SIZES.len() + record_size;
         Arc::clone(&self.variants[index])
+    }
+
+    /// `config`, or a copy of it with the certificate for the address that this client came to
+    /// (rule C2). The copy shares ticket keys and session cache with the original, and is made only
+    /// where the address makes a difference.
+    pub(super) fn at(
+        &self,
+        local: IpAddr,
+        hello: &ClientHello<'_>,
+        config: Arc<ServerConfig>,
+    ) -> Arc<ServerConfig> {
+        let Some(certified_key) = self.certificates.at(hello, local) else {
+            return config;
+        };
+        let mut config = (*config).clone();
+        config.cert_resolver = Arc::new(One(certified_key));
+        Arc::new(config)
+    }
+}
+
+/// The same certificate for every handshake.
+#[derive(Debug)]
+struct One(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for One {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
     }
 }
 
