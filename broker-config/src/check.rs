@@ -65,6 +65,18 @@ fn acme(config: &Config, findings: &mut Findings) {
         };
         blame(findings, &keys, |_| None, wrong);
     }
+    for (name, certificate) in &config.certificates {
+        let challenge = certificate.challenge.unwrap_or(acme.challenge);
+        if let Err((key, wrong)) = provable(&certificate.domains, challenge, &acme.dns_hook) {
+            let section = join("certificates", name);
+            let (domains, own) = (join(&section, "domains"), join(&section, "challenge"));
+            let keys = match key {
+                "domains" => [domains.as_str(), own.as_str(), "acme.challenge"],
+                _ => [own.as_str(), domains.as_str(), "acme.challenge"],
+            };
+            blame(findings, &keys, |_| None, wrong);
+        }
+    }
     let (id, file) = (
         &acme.external_account_key_id,
         &acme.external_account_key_file,

@@ -7,6 +7,7 @@
 //! directory is writable is for the gateway to find out.
 
 mod acme;
+mod certificate;
 mod check;
 mod limits;
 mod list;
@@ -23,6 +24,7 @@ mod visit;
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
 pub use acme::{Acme, Challenge, KeyType};
+pub use certificate::Certificate;
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};
@@ -67,6 +69,8 @@ pub struct Config {
     pub listeners: BTreeMap<String, Listener>,
     pub tls: Tls,
     pub acme: Acme,
+    /// By name. Default none.
+    pub certificates: BTreeMap<String, Certificate>,
     pub limits: Limits,
     pub session: Session,
     pub store: Store,
@@ -84,6 +88,7 @@ impl Default for Config {
             listeners: listener::defaults(),
             tls: Tls::default(),
             acme: Acme::default(),
+            certificates: BTreeMap::new(),
             limits: Limits::default(),
             session: Session::default(),
             store: Store::default(),
@@ -103,6 +108,7 @@ impl Section for Config {
             listeners,
             tls,
             acme,
+            certificates,
             limits,
             session,
             store,
@@ -113,9 +119,10 @@ impl Section for Config {
         v.key("data_dir", Restart, data_dir, any);
         v.key("runtime_dir", Restart, runtime_dir, any);
         v.section("log", log);
-        v.listeners("listeners", listeners);
+        v.tables("listeners", listeners);
         v.section("tls", tls);
         v.section("acme", acme);
+        v.tables("certificates", certificates);
         v.section("limits", limits);
         v.section("session", session);
         v.section("store", store);

@@ -10,7 +10,7 @@ use std::{
 use crate::{
     report::{Wrong, quote},
     value::{Choice, any},
-    visit::{Applies::Restart, Section, Visitor},
+    visit::{Applies::Restart, Named, Section, Visitor},
 };
 
 /// One listener. A table of the configuration is merged over the default of the same name.
@@ -59,11 +59,6 @@ impl Listener {
         self.enabled && !self.bind.is_empty()
     }
 
-    /// What a table with a name of its own is merged over.
-    pub(crate) fn blank() -> Self {
-        Listener::new(Protocol::Mqtt, true, Vec::new())
-    }
-
     fn new(protocol: Protocol, tls: bool, bind: Vec<SocketAddr>) -> Self {
         Listener {
             enabled: true,
@@ -74,9 +69,22 @@ impl Listener {
             allow_plain_remote: false,
         }
     }
+}
 
-    /// Conditions over several keys: the key to blame and what is wrong.
-    pub(crate) fn check(&self) -> Vec<(&'static str, Wrong)> {
+impl Named for Listener {
+    const NOUN: &'static str = "listener";
+    const MANY: &'static str = "let listeners bind several addresses instead";
+    const REQUIRED: &'static [&'static str] = &["protocol", "bind"];
+
+    fn blank() -> Self {
+        Listener::new(Protocol::Mqtt, true, Vec::new())
+    }
+
+    fn defaults() -> BTreeMap<String, Self> {
+        defaults()
+    }
+
+    fn check(&self) -> Vec<(&'static str, Wrong)> {
         let mut wrong = Vec::new();
         if self.protocol == Protocol::WebSocket && self.paths.is_empty() {
             wrong.push((
@@ -202,24 +210,5 @@ fn paths_usable(paths: &[String]) -> Result<(), Wrong> {
                 r#"write it like "/mqtt", at most 256 characters"#,
             )
         }),
-    }
-}
-
-/// Names must survive a trip through an environment variable: lower-case letters, digits, `-`
-/// and single `_`, and a letter first.
-pub(crate) fn name_usable(name: &str) -> Result<(), Wrong> {
-    let usable = (1..=32).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-        && !name.ends_with('_')
-        && !name.contains("__");
-    match usable {
-        true => Ok(()),
-        false => Err(Wrong::new(
-            "is not a listener name",
-            "use up to 32 lower-case letters, digits, - and _, a letter first",
-        )),
     }
 }

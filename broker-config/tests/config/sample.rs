@@ -65,6 +65,20 @@ fn the_sample_has_every_key_of_the_types_and_no_other() {
 }
 
 #[test]
+fn the_sample_explains_every_key_of_the_certificates_section() {
+    let own = "[certificates.own]\ncertificate = \"c\"\nprivate_key = \"k\"\n";
+    let printed = Config::parse(own, "own").expect("valid").print();
+    for key in keys(&printed) {
+        if let Some(key) = key.strip_prefix("certificates.own.") {
+            let explained = SAMPLE
+                .split_once("[certificates.NAME]")
+                .is_some_and(|(_, text)| text.contains(&format!("\n#   {key} ")));
+            assert!(explained, "{key}");
+        }
+    }
+}
+
+#[test]
 fn the_sample_marks_exactly_the_keys_that_need_a_restart() {
     // A comment belongs to the key below it; listeners are marked once, as a whole.
     let mut marked = Vec::new();

@@ -35,6 +35,18 @@ certificate = "c.pem"
 private_key = "k.pem"
 server_names = ["*.example.org", "192.0.2.1", "2001:db8::1"]
 min_version = "1.3"
+watch_interval = "0s"
+[certificates.rsa]
+certificate = "r.pem"
+private_key = "r.key"
+[certificates.lan]
+domains = "192.0.2.9"
+challenge = "tls-alpn-01"
+profile = "shortlived"
+reuse_key = true
+key_type = "ecdsa-p384"
+max_chain_bytes = "3KiB"
+max_chain_depth = 3
 [acme]
 domains = ["*.example.org", "example.org"]
 contact = "ann@example.org"
@@ -144,6 +156,10 @@ fn values_mean_what_they_say() {
     );
     assert_eq!(config.log.level.as_str(), "trace");
     assert_eq!(config.tls.min_version, TlsVersion::Tls13);
+    assert_eq!(config.tls.watch_interval, Duration::ZERO);
+    let rsa = &config.certificates["rsa"];
+    assert_eq!(rsa.certificate.as_deref(), Some("r.pem".as_ref()));
+    assert_eq!(rsa.private_key.as_deref(), Some("r.key".as_ref()));
     assert_eq!(config.limits.tls_timeout, Duration::from_millis(1_500));
     assert_eq!(config.limits.connect_timeout, Duration::from_secs(60));
     assert_eq!(config.limits.first_packet_max, ByteSize::from_bytes(1_000));
