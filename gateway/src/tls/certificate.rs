@@ -99,12 +99,24 @@ impl Certificate {
         private_key: &str,
         shown_as: &Path,
     ) -> Result<Certificate, TlsError> {
+        Self::parse(chain.as_bytes(), private_key.as_bytes(), shown_as)
+    }
+
+    /// A file of the gateway's own that holds both.
+    ///
+    /// # Errors
+    /// As for [`from_pem`](Self::from_pem).
+    pub(super) fn from_own(pair: &[u8], path: &Path) -> Result<Certificate, TlsError> {
+        Self::parse(pair, pair, path)
+    }
+
+    fn parse(chain: &[u8], private_key: &[u8], shown_as: &Path) -> Result<Self, TlsError> {
         let source = CertificateSource {
-            remedy: "issue it again",
+            remedy: "remove it, and it is issued again",
             ..CertificateSource::files(shown_as, shown_as)
         };
-        let chain = pem::parse_certificates(chain.as_bytes(), shown_as, source.remedy)?;
-        let private_key = pem::parse_private_key(private_key.as_bytes(), shown_as, source.remedy)?;
+        let chain = pem::parse_certificates(chain, shown_as, source.remedy)?;
+        let private_key = pem::parse_private_key(private_key, shown_as, source.remedy)?;
         Self::new(chain, private_key, &source)
     }
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 mod accept;
 mod atomic_file;
 mod certificate;
+mod certificate_store;
 mod certificates;
 mod chain;
 mod client_hello;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use accept::{Tap, TlsAcceptor, TlsStream};
 pub use certificate::{Certificate, CertificateSource, hex_with_colons, sha256_fingerprint};
+pub use certificate_store::{CertificateStore, PrivateKeyPem};
 pub use certificates::Certificates;
 pub use chain::{ChainLink, KeyKind};
 pub use client_hello::{ClientHelloFacts, client_hello_facts};
@@ -77,6 +79,18 @@ pub enum TlsError {
         issuer: String,
         found: String,
     },
+
+    #[error(
+        "{slot:?} cannot be the name of a certificate; use up to 32 lower-case letters, digits, - \
+         and _, a letter first"
+    )]
+    Slot { slot: String },
+
+    #[error(
+        "there is no previous certificate of {slot:?} to go back to: it is kept from the first \
+         renewal on"
+    )]
+    NoPrevious { slot: String },
 
     #[error(
         "server name {name:?} cannot stand in a certificate: {problem}; give a DNS name (in its \

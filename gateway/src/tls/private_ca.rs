@@ -363,7 +363,11 @@ fn read_key(path: &Path, remedy: &'static str) -> Result<KeyPair, TlsError> {
     })
 }
 
-fn repair_permissions(path: &Path) -> Result<(), TlsError> {
+/// Shuts a key of ours to everybody else, with a warning if it was open.
+///
+/// # Errors
+/// [`TlsError::Read`] and [`TlsError::Write`].
+pub(super) fn repair_permissions(path: &Path) -> Result<(), TlsError> {
     let mode = pem::mode(path)?;
     if mode & 0o077 == 0 {
         return Ok(());

@@ -90,6 +90,11 @@ impl Pair {
     }
 }
 
+/// Puts text into a file.
+pub(super) fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+}
+
 const DAY_BEFORE: i64 = -86_400;
 const WEEK_AFTER: i64 = 7 * 86_400;
 
