@@ -107,6 +107,14 @@ metrics! {
     handshakes: Gauge,
     /// TLS handshakes that failed or took too long.
     handshakes_failed: Counter,
+    /// Certificates renewed, those of the private CA included.
+    certificate_renewals: Counter,
+    /// Attempts to renew a certificate that failed.
+    certificate_renewals_failed: Counter,
+    /// Seconds until the next attempt to renew a certificate of the CA; 0 if none is to be renewed.
+    certificate_renewal_seconds: Gauge,
+    /// Challenges of the CA that were answered.
+    acme_challenges_answered: Counter,
     /// Clients that are connected and past CONNECT.
     clients_connected: Gauge,
     /// The most clients that were connected at once.

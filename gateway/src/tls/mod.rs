@@ -9,6 +9,7 @@ use std::io;
 use std::path::PathBuf;
 
 mod accept;
+pub mod acme;
 mod atomic_file;
 mod certificate;
 mod certificate_store;

@@ -2,6 +2,7 @@
 //! every machine has.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,6 +16,15 @@ use super::TlsError;
 pub enum SubjectName {
     Dns(String),
     Ip(IpAddr),
+}
+
+impl fmt::Display for SubjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) => f.write_str(name),
+            Self::Ip(address) => address.fmt(f),
+        }
+    }
 }
 
 impl SubjectName {

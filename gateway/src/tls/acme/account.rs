@@ -158,7 +158,7 @@ fn read(path: &Path) -> Result<Option<Kept>, TlsError> {
     if !path.exists() {
         return Ok(None);
     }
-    pem::repair_permissions(path)?;
+    super::super::private_ca::repair_permissions(path)?;
     let text = pem::read_bounded(path)?;
     // What the parser says may quote the key.
     serde_json::from_slice(&text).map(Some).map_err(|_| TlsError::Damaged {

@@ -139,13 +139,13 @@ async fn finish(mut child: Child) -> std::io::Result<(std::process::ExitStatus, 
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let output = async { tokio::join!(read(stdout), read(stderr)) };
     tokio::pin!(output);
-    let (status, output) = tokio::select! {
-        output = &mut output => (child.wait().await?, Some(output)),
+    let (status, all) = tokio::select! {
+        all = &mut output => (child.wait().await?, Some(all)),
         status = child.wait() => (status?, None),
     };
     // What it left running in the background may hold its output open.
-    let (mut said, errors) = match output {
-        Some(output) => output,
+    let (mut said, errors) = match all {
+        Some(all) => all,
         None => tokio::time::timeout(LAST_WORDS, output).await.unwrap_or_default(),
     };
     group.0 = None;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 mod account;
+mod attempt;
 mod challenges;
 mod directory;
 mod dns;
@@ -24,9 +25,10 @@ mod settings;
 mod state;
 mod transport;
 
-pub use challenges::{Challenges, Published};
+pub use challenges::Challenges;
+pub(in crate::tls) use challenges::ACME_TLS;
 pub use preflight::{Finding, Preflight, Severity};
-pub use renewals::{Answered, Doors, RenewalStatus, Renewals, Subjects};
+pub use renewals::{Doors, Parts, RenewalStatus, Renewals, Request};
 pub use settings::{Ca, Challenge, DnsHook, ExternalAccount, KeyType, Plan, Wanted};
 
 use super::TlsError;

@@ -63,6 +63,12 @@ pub(super) fn retry_delay(failures: u32, cheap: bool, lifetime: Option<i64>, cha
     (delay + jitter).max(1)
 }
 
+/// How long a restart leaves an attempt alone that was cut short this many times in a row: a loop of
+/// restarts must not hammer the CA, and one restart should not cost a certificate.
+pub(super) fn resume_delay(interrupted: u32) -> i64 {
+    (3 << interrupted.min(20)).min(HOUR)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +125,14 @@ mod tests {
             .sum();
         assert!(four > HOUR, "the sixth attempt comes after {four} s");
         assert_eq!(retry_delay(u32::MAX, false, None, 1.0), 12 * HOUR * 6 / 5);
+    }
+
+    #[test]
+    fn a_loop_of_restarts_slows_down() {
+        let delays: Vec<i64> = (0..12).map(resume_delay).collect();
+        assert_eq!(delays[..4], [3, 6, 12, 24]);
+        assert_eq!(delays[11], HOUR);
+        assert_eq!(resume_delay(u32::MAX), HOUR);
     }
 
     #[test]

@@ -19,11 +19,15 @@ pub(super) struct State {
     pub order: Option<OrderUnderWay>,
     /// Attempts that failed one after the other.
     pub failures: u32,
+    /// Attempts that were begun one after the other and came to no end: the gateway was stopped.
+    pub interrupted: u32,
     pub last_attempt: Option<i64>,
     /// Not before this.
     pub retry_at: Option<i64>,
     pub last_error: Option<String>,
     pub window: Option<Window>,
+    /// When to ask for renewal information again, if there is no window.
+    pub ask_again: Option<i64>,
     /// When a renewal was last made because the CA asked for it.
     pub asked_at: Option<i64>,
     /// TXT records that the hook has set and not removed.

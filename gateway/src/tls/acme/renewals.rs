@@ -1,0 +1,390 @@
+//! The loop that keeps certificates fresh: those of the CA, and those of the private CA (rule C4). It
+//! goes by wall time, so that a suspended machine or a clock that jumps is noticed within a minute,
+//! and it survives its own panics. What is done for one certificate is `attempt`'s.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+
+use super::super::certificate::unix_seconds;
+use super::super::{CertificateStore, Certificates, TlsError};
+use super::attempt::{Occasion, Outcome, Workshop};
+use super::{Challenge, Challenges, Plan, Preflight, Wanted};
+use crate::metrics::Metrics;
+
+/// What listens for the CA; `listen` implements it.
+pub trait Doors: Send + Sync {
+    /// Opens where HTTP-01 is answered, if it is not open, and gives its addresses.
+    ///
+    /// # Errors
+    /// In words, with who is in the way.
+    fn open_http(&self) -> BoxFuture<'_, Result<Vec<SocketAddr>, String>>;
+
+    /// Where TLS listeners are.
+    fn tls_addresses(&self) -> Vec<SocketAddr>;
+
+    /// [`open_http`](Self::open_http) if this certificate needs it.
+    ///
+    /// # Errors
+    /// As for `open_http`.
+    fn open_http_for<'a>(&'a self, wanted: &Wanted) -> BoxFuture<'a, Result<(), String>> {
+        let needed = wanted.challenge == Challenge::Http01;
+        Box::pin(async move {
+            match needed {
+                true => self.open_http().await.map(drop),
+                false => Ok(()),
+            }
+        })
+    }
+}
+
+/// What the loop works with.
+pub struct Parts {
+    /// Asked before every step.
+    pub plan: Box<dyn Fn() -> Plan + Send + Sync>,
+    pub data_directory: PathBuf,
+    pub certificates: Arc<Certificates>,
+    pub challenges: Arc<Challenges>,
+    pub doors: Arc<dyn Doors>,
+    /// Renews what the private CA issued, if it is due. Does file I/O.
+    pub private_ca: Option<PrivateRenewal>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Renews something and says whether it did.
+pub type PrivateRenewal = Arc<dyn Fn() -> Result<bool, TlsError> + Send + Sync>;
+
+/// Looks after all certificates that the gateway gets itself.
+pub struct Renewals {
+    parts: Parts,
+    store: CertificateStore,
+    statuses: Mutex<BTreeMap<String, RenewalStatus>>,
+    private: Mutex<Private>,
+    /// One attempt at a time: they are rare, and the CA counts them.
+    turns: Arc<Semaphore>,
+    wake: Notify,
+}
+
+/// How it stands with one certificate. Times are seconds since 1970.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RenewalStatus {
+    pub slot: String,
+    /// The next attempt.
+    pub next: Option<i64>,
+    /// When the CA is asked again when to renew.
+    pub ask_again: Option<i64>,
+    /// Attempts that failed since the last success.
+    pub failures: u32,
+    pub last_error: Option<String>,
+    /// Octets and certificates of a chain that waits for consent.
+    pub held: Option<(usize, usize)>,
+    /// When the certificate in force ends, if there is one.
+    pub ends: Option<i64>,
+}
+
+#[derive(Default)]
+struct Private {
+    looked: Option<SystemTime>,
+    problem: Option<String>,
+}
+
+/// What the operator may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// Renew if it is due, or if the last attempt failed.
+    IfDue,
+    /// Renew, due or not, whatever the preflight says.
+    Force,
+    /// Put the certificate in force that waits because of its long chain.
+    AcceptChain,
+}
+
+/// The longest sleep: how late a jump of the clock is noticed.
+const NAP: Duration = Duration::from_secs(60);
+/// How often the private CA's certificate is looked at.
+const PRIVATE_EVERY: Duration = Duration::from_secs(3_600);
+/// After a panic, so that it does not repeat without pause.
+const AFTER_PANIC: i64 = 60;
+/// How long a command waits for its attempt.
+const PATIENCE: Duration = Duration::from_secs(50);
+
+impl RenewalStatus {
+    pub(super) fn failed(slot: &str, error: &str) -> RenewalStatus {
+        RenewalStatus {
+            slot: slot.to_owned(),
+            next: Some(unix_seconds(SystemTime::now()) + AFTER_PANIC),
+            failures: 1,
+            last_error: Some(error.to_owned()),
+            ..RenewalStatus::default()
+        }
+    }
+
+    /// What an operator should know, if anything.
+    fn problem(&self, now: i64) -> Option<String> {
+        let slot = &self.slot;
+        if let Some((bytes, depth)) = self.held {
+            return Some(format!(
+                "the renewed certificate {slot} waits for consent: its chain has {bytes} bytes in \
+                 {depth} certificates, more than max_chain_bytes or max_chain_depth; look whether \
+                 your devices take it, then: postern cert renew {slot} --accept-chain"
+            ));
+        }
+        let error = self.last_error.as_ref()?;
+        let force = match self.ends.map(|ends| ends - now) {
+            None => "the private CA's certificate is served meanwhile".to_owned(),
+            Some(left @ ..=0) => format!("the present one expired {} days ago", -left / 86_400),
+            Some(left) => format!("the present one is valid for another {} days", left / 86_400),
+        };
+        let times = match self.failures {
+            0 | 1 => String::new(),
+            times => format!(" {times} times"),
+        };
+        Some(format!(
+            "the certificate {slot} could not be renewed{times}: {error}; {force}"
+        ))
+    }
+}
+
+impl Renewals {
+    pub fn new(parts: Parts) -> Arc<Renewals> {
+        Arc::new(Renewals {
+            store: CertificateStore::new(&parts.data_directory),
+            parts,
+            statuses: Mutex::default(),
+            private: Mutex::default(),
+            turns: Arc::new(Semaphore::new(1)),
+            wake: Notify::new(),
+        })
+    }
+
+    /// Puts the certificates in force that an earlier run got; of those that there are none yet the
+    /// log tells. Does file I/O.
+    pub fn load(&self) {
+        for wanted in (self.parts.plan)().certificates {
+            let slot = &wanted.slot;
+            match self.store.load(slot) {
+                Ok(Some(certificate)) => {
+                    if let Err(error) = certificate.check(SystemTime::now()) {
+                        tracing::error!(%error, "clients that verify certificates will refuse it");
+                    }
+                    self.parts.certificates.install(slot, certificate);
+                }
+                Ok(None) => tracing::info!(
+                    certificate = slot,
+                    "there is none yet: the private CA's certificate is served until the CA has \
+                     issued it"
+                ),
+                Err(error) => tracing::error!(
+                    certificate = slot,
+                    %error,
+                    "the kept certificate cannot be used: a new one is ordered"
+                ),
+            }
+        }
+    }
+
+    /// The loop. Ends only when it is dropped.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let next = self.clone().pass().await;
+            let now = unix_seconds(SystemTime::now());
+            let wait = u64::try_from(next - now).unwrap_or(0).max(1);
+            let nap = Duration::from_secs(wait).min(NAP);
+            tokio::select! {
+                () = tokio::time::sleep(nap) => {}
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Has the loop look at everything now: the configuration changed.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// How it stands with each certificate, by slot.
+    pub fn statuses(&self) -> BTreeMap<String, RenewalStatus> {
+        self.statuses.lock().clone()
+    }
+
+    /// What does not work as it should, in words.
+    pub fn problems(&self) -> Vec<String> {
+        let now = unix_seconds(SystemTime::now());
+        let statuses = self.statuses.lock();
+        let mut problems: Vec<String> = statuses
+            .values()
+            .filter_map(|status| status.problem(now))
+            .collect();
+        problems.extend(self.private.lock().problem.clone());
+        problems
+    }
+
+    /// What can be seen before an order of this certificate.
+    ///
+    /// # Errors
+    /// In words, if there is no such certificate.
+    pub async fn preflight(&self, slot: &str) -> Result<Preflight, String> {
+        let plan = (self.parts.plan)();
+        let wanted = find(&plan, slot)?;
+        Ok(Preflight::run(&plan, wanted, &*self.parts.doors).await)
+    }
+
+    /// Does what the operator asks, and says what came of it. The attempt goes on if this is no
+    /// longer waited for.
+    ///
+    /// # Errors
+    /// In words.
+    pub async fn request(self: Arc<Self>, slot: &str, request: Request) -> Result<String, String> {
+        let plan = (self.parts.plan)();
+        let wanted = find(&plan, slot)?.clone();
+        let this = self.clone();
+        let occasion = match request {
+            Request::IfDue => Occasion::Asked,
+            Request::Force => Occasion::Forced,
+            Request::AcceptChain => Occasion::Accepted,
+        };
+        let held = self.statuses().get(slot).is_some_and(|status| status.held.is_some());
+        if occasion == Occasion::Accepted && !held {
+            return Err(format!("no certificate {slot} waits for consent"));
+        }
+        let attempt = tokio::spawn(async move { this.one(&plan, wanted, occasion).await });
+        let outcome = match tokio::time::timeout(PATIENCE, attempt).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => return Err("the attempt died; look into the log".to_owned()),
+            Err(_) => {
+                return Ok(format!(
+                    "{slot}: the CA is not done yet; `postern cert status` tells when it is"
+                ));
+            }
+        };
+        self.wake.notify_one();
+        match outcome {
+            Outcome::Renewed => Ok(format!("{slot}: a new certificate is in force")),
+            Outcome::Held => Err(format!(
+                "{slot}: the new certificate waits, because its chain is longer than \
+                 max_chain_bytes or max_chain_depth allow; --accept-chain puts it in force"
+            )),
+            Outcome::NotDue => Ok(format!("{slot}: not due; --force renews it all the same")),
+            Outcome::Failed(error) => Err(format!("{slot}: {error}")),
+        }
+    }
+
+    /// Looks at everything once; gives the time of the next look, in seconds since 1970.
+    async fn pass(self: Arc<Self>) -> i64 {
+        self.look_at_private().await;
+        let plan = Arc::new((self.parts.plan)());
+        let names: Vec<&str> = plan.certificates.iter().map(|w| w.slot.as_str()).collect();
+        self.statuses
+            .lock()
+            .retain(|slot, _| names.contains(&slot.as_str()));
+        for wanted in &plan.certificates {
+            // A task of its own: a panic in it is one failed attempt.
+            let (this, plan, own) = (self.clone(), plan.clone(), wanted.clone());
+            let mut task = JoinSet::new();
+            task.spawn(async move { this.one(&plan, own, Occasion::Time).await });
+            if let Some(Err(error)) = task.join_next().await
+                && error.is_panic()
+            {
+                let slot = &wanted.slot;
+                tracing::error!(certificate = slot, %error, "an attempt to renew it panicked");
+                self.parts.metrics.certificate_renewals_failed.add(1);
+                let status = RenewalStatus::failed(slot, "the attempt panicked; report this");
+                self.statuses.lock().insert(slot.clone(), status);
+            }
+        }
+        self.next_look()
+    }
+
+    fn next_look(&self) -> i64 {
+        let statuses = self.statuses.lock();
+        let now = unix_seconds(SystemTime::now());
+        let attempts = statuses.values().filter_map(|status| status.next);
+        let soonest = attempts.clone().min();
+        let left = soonest.map_or(0, |next| u64::try_from(next - now).unwrap_or(0));
+        self.parts.metrics.certificate_renewal_seconds.set(left);
+        let questions = statuses.values().filter_map(|status| status.ask_again);
+        attempts.chain(questions).min().unwrap_or(i64::MAX)
+    }
+
+    async fn one(&self, plan: &Plan, wanted: Wanted, occasion: Occasion) -> Outcome {
+        // The semaphore is never closed.
+        let _turn = self.turns.acquire().await;
+        let parts = &self.parts;
+        let workshop = Workshop {
+            ca: plan.ca.clone(),
+            directory: parts.data_directory.join("acme"),
+            store: self.store.clone(),
+            certificates: parts.certificates.clone(),
+            challenges: parts.challenges.clone(),
+            doors: parts.doors.clone(),
+        };
+        let (outcome, status) = workshop.look_after(&wanted, occasion).await;
+        match &outcome {
+            Outcome::Renewed => parts.metrics.certificate_renewals.add(1),
+            Outcome::Failed(_) => parts.metrics.certificate_renewals_failed.add(1),
+            Outcome::Held | Outcome::NotDue => {}
+        }
+        self.statuses.lock().insert(wanted.slot, status);
+        outcome
+    }
+
+    /// Rule C4.
+    async fn look_at_private(&self) {
+        let Some(renew) = self.parts.private_ca.clone() else {
+            return;
+        };
+        let now = SystemTime::now();
+        let fresh = |looked: SystemTime| {
+            now.duration_since(looked)
+                .is_ok_and(|elapsed| elapsed < PRIVATE_EVERY)
+        };
+        if self.private.lock().looked.is_some_and(fresh) {
+            return;
+        }
+        let problem = match tokio::task::spawn_blocking(move || renew()).await {
+            Ok(Ok(true)) => {
+                self.parts.metrics.certificate_renewals.add(1);
+                None
+            }
+            Ok(Ok(false)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(problem) = &problem {
+            self.parts.metrics.certificate_renewals_failed.add(1);
+            tracing::error!(
+                problem,
+                "the private CA's server certificate was not renewed; the present one stays"
+            );
+        }
+        *self.private.lock() = Private {
+            looked: Some(now),
+            problem: problem.map(|problem| {
+                format!("the private CA's server certificate was not renewed: {problem}")
+            }),
+        };
+    }
+}
+
+fn find<'a>(plan: &'a Plan, slot: &str) -> Result<&'a Wanted, String> {
+    let found = plan.certificates.iter().find(|wanted| wanted.slot == slot);
+    found.ok_or_else(|| {
+        let names: Vec<&str> = plan.certificates.iter().map(|w| w.slot.as_str()).collect();
+        match names.is_empty() {
+            true => format!(
+                "there is no certificate {slot} that the gateway gets itself: set domains in [acme]"
+            ),
+            false => format!(
+                "there is no certificate {slot} that the gateway gets itself; there is {}",
+                names.join(", ")
+            ),
+        }
+    })
+}
