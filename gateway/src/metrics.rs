@@ -115,6 +115,14 @@ metrics! {
     certificate_renewal_seconds: Gauge,
     /// Challenges of the CA that were answered.
     acme_challenges_answered: Counter,
+    /// Seconds until the first of the server's certificates expires; 0 once one has.
+    certificate_seconds_left: Gauge,
+    /// Certificates that were read again because their files changed.
+    certificate_reloads: Counter,
+    /// Changes of certificate files to something that cannot be served: the old one stayed.
+    certificate_reloads_failed: Counter,
+    /// Certificates that something is wrong with, as `postern cert status` says.
+    certificates_failing: Gauge,
     /// Clients that are connected and past CONNECT.
     clients_connected: Gauge,
     /// The most clients that were connected at once.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -10,7 +10,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::{
-    AdminError, Answer, Backup, Command, LiveSessions, NewPassword, RuleLine, Secret, UserLine,
+    AdminError, Answer, Backup, CertificateDesk, Command, LiveSessions, NewPassword, RuleLine,
+    Secret, UserLine,
 };
 use crate::acl::{Policy, PolicyHandle, Rule, Subject, Who, explain};
 use crate::auth::{
@@ -28,6 +29,7 @@ pub struct Administration {
     authenticator: Arc<Authenticator>,
     in_force: Mutex<InForce>,
     live: OnceLock<Arc<dyn LiveSessions>>,
+    certificates: OnceLock<Arc<CertificateDesk>>,
     /// One change at a time, in the order they came: live sessions hear of them in the order they were stored.
     turns: Semaphore,
     /// One backup at a time: it needs as much space as the databases.
@@ -78,6 +80,7 @@ impl Administration {
             authenticator,
             in_force,
             live: OnceLock::new(),
+            certificates: OnceLock::new(),
             turns: Semaphore::new(1),
             backups: Arc::new(Semaphore::new(1)),
         }))
@@ -98,6 +101,11 @@ impl Administration {
     /// Says who is to be told of changes. The first one stays.
     pub fn attach(&self, live: Arc<dyn LiveSessions>) {
         let _ = self.live.set(live);
+    }
+
+    /// Says where the certificates are. The first one stays.
+    pub fn attach_certificates(&self, desk: Arc<CertificateDesk>) {
+        let _ = self.certificates.set(desk);
     }
 
     /// Closes the database after what is under way.
@@ -166,9 +174,13 @@ impl Administration {
             }
             Command::RemoveRule { id } => self.remove_rule(id).await,
             Command::ListRules { after } => Ok(self.list_rules(after)),
-            Command::Health => Ok(Answer::Health {
-                problems: self.live.get().map_or(Vec::new(), |live| live.problems()),
-            }),
+            Command::Health => self.health().await,
+            Command::ListCertificates => self.at_desk(|desk| Ok(desk.list())).await,
+            Command::ShowCertificate { name } => self.at_desk(move |desk| desk.show(&name)).await,
+            Command::RollBackCertificate { name } => {
+                let _turn = self.turn().await?;
+                self.at_desk(move |desk| desk.roll_back(&name)).await
+            }
             Command::Explain {
                 user,
                 action,
@@ -193,6 +205,25 @@ impl Administration {
                 Ok(Answer::Explanation(explanation))
             }
         }
+    }
+
+    async fn health(&self) -> Result<Answer, AdminError> {
+        let mut problems = self.live.get().map_or(Vec::new(), |live| live.problems());
+        if let Some(desk) = self.certificates.get() {
+            problems.extend(desk.problems(SystemTime::now()));
+        }
+        Ok(Answer::Health { problems })
+    }
+
+    /// Certificates are files: what is done with them is no work for an async worker.
+    async fn at_desk(
+        &self,
+        work: impl FnOnce(&CertificateDesk) -> Result<Answer, AdminError> + Send + 'static,
+    ) -> Result<Answer, AdminError> {
+        let desk = self.certificates.get().cloned();
+        let desk = desk.ok_or_else(|| AdminError::Refused("no certificates here".to_owned()))?;
+        let done = tokio::task::spawn_blocking(move || work(&desk)).await;
+        done.map_err(|_| AdminError::Died)?
     }
 
     async fn add_user(

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::PartLine;
+use super::{CertificateDetails, CertificateLine, PartLine};
 use crate::acl::{Action, Effect, Explanation};
 
 /// What the operator asks for. One JSON object on the control socket.
@@ -65,6 +65,14 @@ pub enum Command {
     },
     /// Does everything work?
     Health,
+    ListCertificates,
+    ShowCertificate {
+        name: String,
+    },
+    /// Serve the previous certificate again.
+    RollBackCertificate {
+        name: String,
+    },
 }
 
 /// What is answered with more than a line: everything the data directory keeps, keys included.
@@ -116,6 +124,10 @@ pub enum Answer {
     Health {
         problems: Vec<String>,
     },
+    Certificates {
+        certificates: Vec<CertificateLine>,
+    },
+    Certificate(Box<CertificateDetails>),
     /// The parts of a backup. Their contents follow, one after the other, without anything between them.
     Backup {
         parts: Vec<PartLine>,
@@ -176,7 +188,12 @@ impl Command {
                 format!("add the rule {effect} {action} {filter:?} for {who:?}")
             }
             Command::RemoveRule { id } => format!("remove rule {id}"),
-            Command::ListUsers { .. }
+            Command::RollBackCertificate { name } => {
+                format!("go back to the previous certificate of {name:?}")
+            }
+            Command::ListCertificates
+            | Command::ShowCertificate { .. }
+            | Command::ListUsers { .. }
             | Command::ListRules { .. }
             | Command::Explain { .. }
             | Command::Health => return None,

@@ -6,6 +6,7 @@
 
 mod administration;
 mod backup;
+mod certificates;
 mod client;
 mod command;
 mod control;
@@ -17,6 +18,9 @@ pub mod sys;
 
 pub use administration::Administration;
 pub use backup::{Backup, Part, PartKind, PartLine};
+pub use certificates::{
+    CertificateDesk, CertificateDetails, CertificateFacts, CertificateLine, ChainLine, date,
+};
 pub use client::ControlClient;
 pub use command::{Answer, Command, NewPassword, Reply, RuleLine, Secret, UserLine};
 pub use control::ControlServer;
@@ -29,6 +33,7 @@ use std::path::PathBuf;
 use crate::acl::AclError;
 use crate::auth::AuthError;
 use crate::store::StoreError;
+use crate::tls::TlsError;
 
 /// Why a command was not executed, or administration could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +44,8 @@ pub enum AdminError {
     Auth(#[from] AuthError),
     #[error(transparent)]
     Acl(#[from] AclError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("{count} roles are too many for one user; at most {max}")]
     TooManyRoles { count: usize, max: usize },
     #[error(

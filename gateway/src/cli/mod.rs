@@ -3,6 +3,7 @@
 mod acl;
 mod archive;
 mod backup;
+mod cert;
 mod check;
 mod config;
 mod health;
@@ -48,6 +49,8 @@ enum Verb {
     User(user::Args),
     /// Allow, deny and explain what clients may publish and subscribe to
     Acl(acl::Args),
+    /// Show the server's certificates and what devices pin, and go back to the one before
+    Cert(cert::Args),
     /// Say whether the gateway runs and everything in it works; exit code 0 if so
     Health,
     /// Copy everything a gateway keeps into one file; it may be running
@@ -162,6 +165,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.verb {
         Some(Verb::User(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Cert(args)) => return args.run(settings, &mut out).await,
         Some(Verb::Health) => return health::run(&settings.locate()?, &mut out).await,
         Some(Verb::Backup(args)) => args.run(&settings.locate()?, &mut out).await?,
         Some(Verb::Restore(args)) => args.run(&settings.locate()?, &mut out).await?,

@@ -22,6 +22,8 @@ pub(super) fn done(answer: Answer, out: &mut impl Write) -> Result<ExitCode, Cli
         | Answer::Rules { .. }
         | Answer::Explanation(_)
         | Answer::Health { .. }
+        | Answer::Certificates { .. }
+        | Answer::Certificate(_)
         | Answer::Backup { .. } => {
             return Ok(ExitCode::SUCCESS);
         }

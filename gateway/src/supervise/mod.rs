@@ -1,6 +1,7 @@
 //! Start, ready, reload, drain, stop: the life of one gateway, and the order in which its rooms come and go.
 
 mod addresses;
+mod certificates;
 pub mod logging;
 mod reload;
 
@@ -21,7 +22,9 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, AdminError, Administration, ControlServer, FirstAccount, Sessions},
+    admin::{
+        self, AdminError, Administration, CertificateDesk, ControlServer, FirstAccount, Sessions,
+    },
     auth,
     data_dir::{DataDir, DataDirError, Lock},
     listen::{
@@ -42,12 +45,15 @@ use crate::{
         writer::{self, Store},
     },
     tls::{
-        Alpn, CertificateSource, Certificates, MinVersion, PrivateCa, ServerConfigs,
-        ServerTlsSettings, TlsAcceptor, TlsError, server_names,
+        Alpn, CertificateFiles, CertificateStore, Certificates, MinVersion, PrivateCa,
+        ServerConfigs, ServerTlsSettings, TlsAcceptor, TlsError,
     },
 };
 
+use certificates::Served;
+
 pub use addresses::Addresses;
+pub use certificates::certificates_at_rest;
 pub use reload::ReloadError;
 
 /// A running gateway.
@@ -57,6 +63,7 @@ pub struct Gateway {
     context: Arc<Context>,
     administration: Arc<Administration>,
     certificates: Arc<Certificates>,
+    certificate_files: Arc<CertificateFiles>,
     private_ca: Option<Arc<PrivateCa>>,
     first_account: Option<FirstAccount>,
     addresses: Addresses,
@@ -105,7 +112,11 @@ impl Gateway {
         // Ports first: of all that may fail, this is what fails most.
         let sockets = bind_all(&config)?;
         let addresses = Addresses::of(&sockets);
-        let (certificates, private_ca) = certificates(&config, directory.path()).await?;
+        let Served {
+            certificates,
+            files,
+            private_ca,
+        } = certificates::open(&config, directory.path()).await?;
 
         let administration = Administration::open(directory.path(), auth_settings(&config)).await?;
         let first_account = FirstAccount::ensure(&administration, directory.path()).await?;
@@ -126,6 +137,16 @@ impl Gateway {
             handshakes: Handshakes::default(),
             metrics,
         });
+        administration.attach_certificates(Arc::new(CertificateDesk::new(
+            certificates.clone(),
+            CertificateStore::new(directory.path()),
+        )));
+        engine.spawn(certificates::watch(
+            certificates.clone(),
+            files.clone(),
+            config.clone(),
+            context.metrics.clone(),
+        ));
         engine.spawn(housekeeping(
             context.clone(),
             private_ca.clone(),
@@ -160,6 +181,7 @@ impl Gateway {
             context,
             administration,
             certificates,
+            certificate_files: files,
             private_ca,
             first_account,
             addresses,
@@ -264,23 +286,6 @@ fn bind_all(config: &Config) -> Result<Sockets, ListenError> {
         }
     }
     Ok(sockets)
-}
-
-/// The operator's certificate, or one of the built-in CA.
-async fn certificates(
-    config: &Config,
-    directory: &Path,
-) -> Result<(Arc<Certificates>, Option<Arc<PrivateCa>>), StartError> {
-    if let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.private_key) {
-        let source = CertificateSource::files(certificate, key);
-        return Ok((Certificates::load(&source)?, None));
-    }
-    let names = server_names(&config.tls.server_names)?;
-    let directory = directory.to_owned();
-    // File I/O and key generation.
-    let opened = tokio::task::spawn_blocking(move || PrivateCa::open(&directory, names)).await?;
-    let ca = Arc::new(opened?);
-    Ok((Certificates::load(&ca.source())?, Some(ca)))
 }
 
 async fn start_engine(

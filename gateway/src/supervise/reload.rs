@@ -2,12 +2,8 @@
 
 use broker_config::Config;
 
-use super::{Gateway, auth_settings, logging};
-use crate::{
-    auth::AuthError,
-    session::settings::Settings,
-    tls::{CertificateSource, TlsError},
-};
+use super::{Gateway, auth_settings, certificates, logging};
+use crate::{auth::AuthError, session::settings::Settings, tls::TlsError};
 
 /// Why a new configuration was not taken. The old one stays in force, whole.
 #[derive(Debug, thiserror::Error)]
@@ -50,14 +46,9 @@ impl Gateway {
     }
 
     fn reload_certificates(&self, new: &Config) -> Result<(), ReloadError> {
-        let source = match (&new.tls.certificate, &new.tls.private_key, &self.private_ca) {
-            (Some(certificate), Some(key), None) => CertificateSource::files(certificate, key),
-            (None, None, Some(_)) => return Ok(()),
-            _ => return Err(ReloadError::CertificateOrigin),
-        };
-        if self.certificates.reload(&source)? {
-            tracing::info!(fingerprint = %self.certificates.fingerprint(), "new handshakes get a new certificate");
+        if new.tls.certificate.is_some() == self.private_ca.is_some() {
+            return Err(ReloadError::CertificateOrigin);
         }
-        Ok(())
+        Ok(self.certificate_files.reload(certificates::sources(new))?)
     }
 }

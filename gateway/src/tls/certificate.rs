@@ -272,6 +272,11 @@ impl Certificate {
         self.built_in
     }
 
+    /// Whether it serves the same certificates.
+    pub fn is_same(&self, other: &Certificate) -> bool {
+        self.certified_key.cert == other.certified_key.cert
+    }
+
     /// The leaf in DER.
     pub fn der(&self) -> &[u8] {
         self.certified_key.cert.first().map_or(&[], AsRef::as_ref)
@@ -367,7 +372,7 @@ impl CertificateSource {
 }
 
 /// Seconds since 1970; negative before.
-pub(super) fn unix_seconds(time: SystemTime) -> i64 {
+pub fn unix_seconds(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         Err(before) => {

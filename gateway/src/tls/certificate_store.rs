@@ -102,8 +102,8 @@ impl CertificateStore {
         let previous = place.load(&place.previous)?.ok_or_else(missing)?;
         previous.check(SystemTime::now())?;
         // At each step there is a present pair, and none of the two is lost.
-        if let Some(current) = place.read(&place.current)? {
-            atomic_file::replace(&place.aside, &current, MODE)?;
+        if present(&place.current)? {
+            place.put_aside()?;
         }
         place.rename(&place.previous, &place.current)?;
         place.settle()?;
@@ -238,6 +238,14 @@ impl Place {
             private_ca::repair_permissions(file)?;
         }
         Certificate::from_own(&text, file).map(Some)
+    }
+
+    /// A link and not a copy: what belongs to a service user stays its own when root goes back.
+    fn put_aside(&self) -> Result<(), TlsError> {
+        fs::hard_link(&self.current, &self.aside).map_err(|source| TlsError::Write {
+            path: self.aside.clone(),
+            source,
+        })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), TlsError> {

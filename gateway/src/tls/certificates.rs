@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, SignatureScheme};
@@ -21,19 +22,24 @@ use super::{SubjectName, TlsError};
 /// A client gets a certificate for the server name it asks for (exactly, else by wildcard). A client
 /// that sends none gets one for the address it came to ([`at`](Certificates::at)). Everybody else,
 /// devices that send wrong names included, gets the default: the slot [`DEFAULT_SLOT`], or, while
-/// that holds only what the built-in CA made, the first other slot by name. Among several
+/// that holds only what the built-in CA made, [`ACME_SLOT`], or the first other slot by name. Among several
 /// certificates for the same name a client gets the cheapest that it can verify: ECDSA, then
 /// Ed25519, then RSA.
 ///
 /// [`DEFAULT_SLOT`]: Certificates::DEFAULT_SLOT
+/// [`ACME_SLOT`]: Certificates::ACME_SLOT
 #[derive(Default)]
 pub struct Certificates {
     current: ArcSwap<Set>,
+    /// Never touched by a handshake.
+    problems: Mutex<BTreeMap<String, String>>,
 }
 
 impl Certificates {
     /// The slot of `[tls]`, or of the built-in private CA.
     pub const DEFAULT_SLOT: &'static str = "default";
+    /// The slot of `[acme]`.
+    pub const ACME_SLOT: &'static str = "acme";
 
     /// An empty set: no handshake succeeds until something is installed.
     pub fn new() -> Arc<Self> {
@@ -49,8 +55,17 @@ impl Certificates {
     /// As for [`Certificate::load`].
     pub fn load(source: &CertificateSource) -> Result<Arc<Self>, TlsError> {
         let certificates = Self::new();
-        certificates.install(Self::DEFAULT_SLOT, load_for_start(source)?);
+        certificates.load_default(source)?;
         Ok(certificates)
+    }
+
+    /// Fills the default slot at start, as [`load`](Self::load) does.
+    ///
+    /// # Errors
+    /// As for [`Certificate::load`].
+    pub fn load_default(&self, source: &CertificateSource) -> Result<(), TlsError> {
+        self.install(Self::DEFAULT_SLOT, load_for_start(source)?);
+        Ok(())
     }
 
     /// Loads and validates the pair, then swaps it into the default slot. Returns whether the leaf
@@ -63,7 +78,7 @@ impl Certificates {
         let certificate = Certificate::load(source)?;
         certificate.check(SystemTime::now())?;
         let before = self.get(Self::DEFAULT_SLOT);
-        let changed = before.is_none_or(|before| before.der() != certificate.der());
+        let changed = before.is_none_or(|before| !before.is_same(&certificate));
         self.install(Self::DEFAULT_SLOT, certificate);
         Ok(changed)
     }
@@ -86,6 +101,7 @@ impl Certificates {
             slots.remove(slot);
             Set::new(slots)
         });
+        self.set_problem(slot, None);
     }
 
     /// The certificate in this slot.
@@ -96,6 +112,20 @@ impl Certificates {
     /// All slots by name.
     pub fn slots(&self) -> BTreeMap<String, Arc<Certificate>> {
         self.current.load().slots.clone()
+    }
+
+    /// Notes what is wrong with a slot, in words for the operator, until it is taken back.
+    pub fn set_problem(&self, slot: &str, problem: Option<String>) {
+        let mut problems = self.problems.lock();
+        match problem {
+            Some(problem) => problems.insert(slot.to_owned(), problem),
+            None => problems.remove(slot),
+        };
+    }
+
+    /// What is wrong, by slot.
+    pub fn problems(&self) -> BTreeMap<String, String> {
+        self.problems.lock().clone()
     }
 
     /// The certificate of a client that asks for no name we have.
@@ -249,8 +279,12 @@ impl Set {
 fn fallback(slots: &BTreeMap<String, Arc<Certificate>>) -> Ranked {
     let mut order: Vec<_> = slots.iter().collect();
     order.sort_by_key(|(slot, certificate)| {
-        let default = slot.as_str() == Certificates::DEFAULT_SLOT;
-        (certificate.is_built_in(), !default)
+        let rank = match slot.as_str() {
+            Certificates::DEFAULT_SLOT => 0,
+            Certificates::ACME_SLOT => 1,
+            _ => 2,
+        };
+        (certificate.is_built_in(), rank)
     });
     let mut ranked: Ranked = order
         .into_iter()

@@ -12,11 +12,13 @@ mod accept;
 pub mod acme;
 mod atomic_file;
 mod certificate;
+mod certificate_files;
 mod certificate_store;
 mod certificates;
 mod chain;
 mod client_hello;
 mod pem;
+mod pins;
 mod private_ca;
 mod server_config;
 mod subject_name;
@@ -26,11 +28,15 @@ mod testing;
 mod tests;
 
 pub use accept::{Tap, TlsAcceptor, TlsStream};
-pub use certificate::{Certificate, CertificateSource, hex_with_colons, sha256_fingerprint};
+pub use certificate::{
+    Certificate, CertificateSource, hex_with_colons, sha256_fingerprint, unix_seconds,
+};
+pub use certificate_files::{CertificateFiles, Changes};
 pub use certificate_store::{CertificateStore, PrivateKeyPem};
 pub use certificates::Certificates;
 pub use chain::{ChainLink, KeyKind};
 pub use client_hello::{ClientHelloFacts, client_hello_facts};
+pub use pins::Pins;
 pub use private_ca::{PrivateCa, Renewal};
 pub use server_config::{Alpn, MinVersion, ServerConfigs, ServerTlsSettings};
 pub use subject_name::{SubjectName, server_names};

@@ -137,6 +137,15 @@ impl PrivateCa {
         CertificateSource::own(self.server_certificate(), self.server_key(), LEAF_REMEDY)
     }
 
+    /// [`source`](Self::source) of a data directory, whether there is anything in it or not.
+    pub fn source_in(data_directory: &Path) -> CertificateSource {
+        let ca = Self {
+            directory: data_directory.join("tls"),
+            names: BTreeSet::new(),
+        };
+        ca.source()
+    }
+
     /// The file that clients need in order to trust this gateway (`--cafile`).
     pub fn ca_certificate(&self) -> PathBuf {
         self.directory.join("ca.pem")

@@ -67,6 +67,15 @@ impl SubjectName {
     }
 }
 
+impl fmt::Display for SubjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) => f.write_str(name),
+            Self::Ip(address) => address.fmt(f),
+        }
+    }
+}
+
 /// The names a server certificate of the private CA must cover: this machine's host name,
 /// `localhost`, both loopback addresses, and what the operator configured.
 ///
