@@ -6,6 +6,8 @@
 mod budget;
 mod driver;
 mod greeting;
+mod holder;
+pub mod http01;
 pub mod listener;
 pub mod websocket;
 
@@ -15,6 +17,7 @@ use arc_swap::ArcSwap;
 use broker_config::{Config, Limits};
 
 pub use budget::{Admissions, Handshakes};
+pub use holder::holder_of;
 
 use crate::{
     auth::Authenticator, metrics::Metrics, routing::bus::Bus, session::registry::Registry,

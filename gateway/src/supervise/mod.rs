@@ -4,13 +4,14 @@ mod addresses;
 mod certificates;
 pub mod logging;
 mod reload;
+mod renewal;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -47,6 +48,7 @@ use crate::{
     tls::{
         Alpn, CertificateFiles, CertificateStore, Certificates, MinVersion, PrivateCa,
         ServerConfigs, ServerTlsSettings, TlsAcceptor, TlsError,
+        acme::{Challenges, Renewals},
     },
 };
 
@@ -55,6 +57,7 @@ use certificates::Served;
 pub use addresses::Addresses;
 pub use certificates::certificates_at_rest;
 pub use reload::ReloadError;
+pub use renewal::plan as acme_plan;
 
 /// A running gateway.
 pub struct Gateway {
@@ -64,6 +67,7 @@ pub struct Gateway {
     administration: Arc<Administration>,
     certificates: Arc<Certificates>,
     certificate_files: Arc<CertificateFiles>,
+    renewals: Arc<Renewals>,
     private_ca: Option<Arc<PrivateCa>>,
     first_account: Option<FirstAccount>,
     addresses: Addresses,
@@ -112,17 +116,20 @@ impl Gateway {
         // Ports first: of all that may fail, this is what fails most.
         let sockets = bind_all(&config)?;
         let addresses = Addresses::of(&sockets);
-        let Served {
-            certificates,
-            files,
-            private_ca,
-        } = certificates::open(&config, directory.path()).await?;
+        let served = certificates::open(&config, directory.path()).await?;
 
         let administration = Administration::open(directory.path(), auth_settings(&config)).await?;
         let first_account = FirstAccount::ensure(&administration, directory.path()).await?;
 
         let metrics = Arc::new(Metrics::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
+        let (renewals, challenges) =
+            renewal::prepare(&config, directory.path(), &served, &addresses, &metrics).await?;
+        let Served {
+            certificates,
+            files,
+            private_ca,
+        } = served;
         let mut engine = JoinSet::new();
         let (messages, _) = Messages::open(directory.path(), durability(&config.load())).await?;
         let (registry, store, writer) =
@@ -147,11 +154,8 @@ impl Gateway {
             config.clone(),
             context.metrics.clone(),
         ));
-        engine.spawn(housekeeping(
-            context.clone(),
-            private_ca.clone(),
-            certificates.clone(),
-        ));
+        engine.spawn(housekeeping(context.clone()));
+        engine.spawn(renewals.clone().run());
 
         let (stop, stopped) = watch::channel(false);
         let mut doors = JoinSet::new();
@@ -169,7 +173,7 @@ impl Gateway {
         open_doors(
             sockets,
             &config.load(),
-            &certificates,
+            (&certificates, &challenges),
             &context,
             &stopped,
             &mut doors,
@@ -182,6 +186,7 @@ impl Gateway {
             administration,
             certificates,
             certificate_files: files,
+            renewals,
             private_ca,
             first_account,
             addresses,
@@ -370,7 +375,7 @@ fn durability(config: &Config) -> Durability {
 fn open_doors(
     sockets: Sockets,
     config: &Config,
-    certificates: &Arc<Certificates>,
+    (certificates, challenges): (&Arc<Certificates>, &Arc<Challenges>),
     context: &Arc<Context>,
     stopped: &watch::Receiver<bool>,
     doors: &mut JoinSet<()>,
@@ -381,7 +386,7 @@ fn open_doors(
         };
         // One set of TLS configurations for each listener, never shared (C1).
         let tls = if settings.tls {
-            Some(acceptor(config, certificates)?)
+            Some(acceptor(config, certificates)?.with_challenges(challenges.clone()))
         } else {
             None
         };
@@ -429,29 +434,10 @@ fn auth_settings(config: &Config) -> auth::Settings {
     }
 }
 
-/// What is looked after while everything runs: memory every second (N4), the own certificate every hour (C4).
-async fn housekeeping(
-    context: Arc<Context>,
-    ca: Option<Arc<PrivateCa>>,
-    certificates: Arc<Certificates>,
-) {
-    let mut looked = Instant::now();
+/// What is looked after while everything runs: memory every second (N4).
+async fn housekeeping(context: Arc<Context>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         context.registry.relieve();
-        if looked.elapsed() < Duration::from_secs(3600) {
-            continue;
-        }
-        looked = Instant::now();
-        let Some(ca) = ca.clone() else { continue };
-        let certificates = certificates.clone();
-        let renewed =
-            tokio::task::spawn_blocking(move || match ca.renew_if_due(SystemTime::now())? {
-                Some(_) => certificates.reload(&ca.source()).map(|_| ()),
-                None => Ok(()),
-            });
-        if let Ok(Err(error)) = renewed.await {
-            tracing::error!(%error, "the server certificate was not renewed; the present one stays");
-        }
     }
 }

@@ -30,6 +30,8 @@ impl Gateway {
         new.auth.password_queue = old.auth.password_queue;
         new.auth.password_cache = old.auth.password_cache;
         new.log.format = old.log.format;
+        new.acme.http_bind = old.acme.http_bind.clone();
+        new.acme.max_http_connections = old.acme.max_http_connections;
         new.tls.min_version = old.tls.min_version;
         new.tls.server_names = old.tls.server_names.clone();
         // Everything that can fail comes before everything that takes effect.
@@ -42,6 +44,7 @@ impl Gateway {
         self.context.registry.configure(Settings::of(&new));
         logging::set_level(new.log.level);
         self.config.store(new.into());
+        self.renewals.wake();
         Ok(waiting)
     }
 

@@ -11,6 +11,7 @@ use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::LazyConfigAcceptor;
 
+use super::acme::{self, Challenges};
 use super::{ServerConfigs, client_hello_facts};
 
 /// A TLS connection over `S`. `get_ref().1` tells what was negotiated.
@@ -21,6 +22,7 @@ pub type TlsStream<S> = tokio_rustls::server::TlsStream<Tap<S>>;
 pub struct TlsAcceptor {
     configs: Arc<ServerConfigs>,
     local: Option<IpAddr>,
+    challenges: Option<Arc<Challenges>>,
 }
 
 impl TlsAcceptor {
@@ -29,20 +31,30 @@ impl TlsAcceptor {
         Self {
             configs,
             local: None,
+            challenges: None,
         }
+    }
+
+    /// The same, and answering the CA's TLS-ALPN-01 challenges.
+    pub fn with_challenges(mut self, challenges: Arc<Challenges>) -> Self {
+        self.challenges = Some(challenges);
+        self
     }
 
     /// An acceptor for connections that came to this address: a client that sends no server name
     /// gets the certificate for it (rule C2).
     pub fn at(&self, local: IpAddr) -> Self {
         Self {
-            configs: Arc::clone(&self.configs),
             local: Some(local),
+            ..self.clone()
         }
     }
 
     /// Completes the server's handshake on `stream`. Reads at most 64 KiB before the ClientHello is
     /// complete. Sets no deadline: wrap it in one.
+    ///
+    /// A handshake that offers only `acme-tls/1` is the CA's (rule C2): it is carried through here
+    /// with the challenge's certificate, closed, and given as an error that [`is_challenge`] knows.
     ///
     /// # Errors
     /// Whatever the stream or the handshake fails with; the client has then been sent the alert
@@ -66,6 +78,11 @@ impl TlsAcceptor {
         };
         let mut start = LazyConfigAcceptor::new(Acceptor::default(), tap).await?;
         let record = start.io.record.take().unwrap_or_default();
+        if let Some(challenges) = &self.challenges
+            && acme::is_validation(&start.client_hello())
+        {
+            return Err(challenges.answer(start).await);
+        }
         let mut config = self.configs.for_client(&client_hello_facts(&record));
         drop(record);
         if let Some(local) = self.local {
@@ -77,6 +94,13 @@ impl TlsAcceptor {
             })
             .await
     }
+}
+
+/// Whether an error of [`TlsAcceptor::accept`] only says that the CA has been answered: no failure of
+/// a client (rule N1).
+pub fn is_challenge(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    inner.is_some_and(|inner| inner.is::<acme::Answered>())
 }
 
 /// What rustls may hold for a client that does not read, in bytes: one full record.

@@ -27,7 +27,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{Tap, TlsAcceptor, TlsStream};
+pub use accept::{Tap, TlsAcceptor, TlsStream, is_challenge};
 pub use certificate::{
     Certificate, CertificateSource, hex_with_colons, sha256_fingerprint, unix_seconds,
 };

@@ -18,15 +18,6 @@ pub enum SubjectName {
     Ip(IpAddr),
 }
 
-impl fmt::Display for SubjectName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dns(name) => f.write_str(name),
-            Self::Ip(address) => address.fmt(f),
-        }
-    }
-}
-
 impl SubjectName {
     /// Parses a DNS name (one leading `*.` label is allowed) or an IP address (IPv6 with or without
     /// brackets).

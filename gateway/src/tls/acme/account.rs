@@ -81,8 +81,17 @@ pub(super) async fn register_again(
         tell_contact(&account, ca, transport).await?;
     }
     let contact = ca.contact.clone();
-    write(&path, &Kept { contact, credentials })?;
-    tracing::warn!(directory = ca.directory, "the CA had forgotten the account; registered again");
+    write(
+        &path,
+        &Kept {
+            contact,
+            credentials,
+        },
+    )?;
+    tracing::warn!(
+        directory = ca.directory,
+        "the CA had forgotten the account; registered again"
+    );
     Ok(account)
 }
 
@@ -101,7 +110,13 @@ async fn create(path: &Path, ca: &Ca, transport: &Transport) -> Result<Account, 
         .await
         .map_err(|error| explain(error, ca, transport))?;
     let contact = ca.contact.clone();
-    write(path, &Kept { contact, credentials })?;
+    write(
+        path,
+        &Kept {
+            contact,
+            credentials,
+        },
+    )?;
     tracing::info!(directory = ca.directory, "registered an account at the CA");
     Ok(account)
 }
@@ -161,11 +176,13 @@ fn read(path: &Path) -> Result<Option<Kept>, TlsError> {
     super::super::private_ca::repair_permissions(path)?;
     let text = pem::read_bounded(path)?;
     // What the parser says may quote the key.
-    serde_json::from_slice(&text).map(Some).map_err(|_| TlsError::Damaged {
-        path: path.to_owned(),
-        problem: "it is not an ACME account".to_owned(),
-        remedy: "restore it from a backup, or remove it to register anew",
-    })
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|_| TlsError::Damaged {
+            path: path.to_owned(),
+            problem: "it is not an ACME account".to_owned(),
+            remedy: "restore it from a backup, or remove it to register anew",
+        })
 }
 
 fn write(path: &Path, kept: &Kept) -> Result<(), TlsError> {

@@ -178,9 +178,8 @@ impl Workshop {
         let now = unix_seconds(SystemTime::now());
         let state = &mut file.state;
         state.failures = state.failures.saturating_add(1);
-        let lifetime = present.map(|present| {
-            unix_seconds(present.not_after()) - unix_seconds(present.not_before())
-        });
+        let lifetime = present
+            .map(|present| unix_seconds(present.not_after()) - unix_seconds(present.not_before()));
         let cheap = error.is_transient()
             || matches!(
                 error,
@@ -329,7 +328,10 @@ impl Workshop {
         let certificate = saved
             .await
             .map_err(|_| AcmeError::Unusable("it could not be saved".to_owned()))??;
-        let (ends, bytes) = (unix_seconds(certificate.not_after()), certificate.chain_bytes());
+        let (ends, bytes) = (
+            unix_seconds(certificate.not_after()),
+            certificate.chain_bytes(),
+        );
         self.certificates.install(&wanted.slot, certificate);
         let left = ends - unix_seconds(SystemTime::now());
         tracing::info!(
@@ -408,7 +410,11 @@ impl Workshop {
                     || schedule::pick(first, last, chance()),
                     |known| known.chosen,
                 );
-                tracing::debug!(certificate = wanted.slot, chosen, "the CA says when to renew");
+                tracing::debug!(
+                    certificate = wanted.slot,
+                    chosen,
+                    "the CA says when to renew"
+                );
                 file.state.window = Some(Window {
                     certificate: id,
                     start: first,
@@ -430,10 +436,7 @@ impl Workshop {
         file.keep().await;
     }
 
-    async fn renewal_info(
-        &self,
-        present: &Certificate,
-    ) -> Result<(i64, i64, Duration), AcmeError> {
+    async fn renewal_info(&self, present: &Certificate) -> Result<(i64, i64, Duration), AcmeError> {
         let id = identifier(present).ok_or_else(|| {
             AcmeError::Nonsense("the certificate has no authority key identifier".to_owned())
         })?;
@@ -444,14 +447,13 @@ impl Workshop {
             .await
             .map_err(|error| account::explain(error, &self.ca, &transport))?;
         let window = info.suggested_window;
-        let (start, end) = (
-            window.start.unix_timestamp(),
-            window.end.unix_timestamp(),
-        );
+        let (start, end) = (window.start.unix_timestamp(), window.end.unix_timestamp());
         match start <= end {
             true => Ok((start, end, retry_after)),
             // RFC 9773, 4.2: such an answer is treated as if there was none.
-            false => Err(AcmeError::Nonsense("a window that ends before it begins".to_owned())),
+            false => Err(AcmeError::Nonsense(
+                "a window that ends before it begins".to_owned(),
+            )),
         }
     }
 
@@ -488,7 +490,11 @@ fn check(wanted: &Wanted, issued: &Issued) -> Result<Certificate, AcmeError> {
         .and_then(|certificate| certificate.check(SystemTime::now()).map(|()| certificate))
         .map_err(|error: TlsError| AcmeError::Unusable(error.to_string()))?;
     if !certificate.covers(&wanted.names) {
-        let has: Vec<String> = certificate.names().iter().map(ToString::to_string).collect();
+        let has: Vec<String> = certificate
+            .names()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         return Err(AcmeError::Unusable(format!(
             "it is for {} and lacks some of the names that were ordered",
             has.join(", ")

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,11 +12,28 @@ use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair, SanT
 use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::StartHandshake;
 
 use super::super::{SubjectName, TlsError, server_config};
+use crate::metrics::Metrics;
 
 /// The protocol of RFC 8737.
-pub(in crate::tls) const ACME_TLS: &[u8] = b"acme-tls/1";
+const ACME_TLS: &[u8] = b"acme-tls/1";
+
+/// Whether this is the CA's handshake: it offers this one protocol and nothing else.
+pub(in crate::tls) fn is_validation(hello: &ClientHello<'_>) -> bool {
+    hello
+        .alpn()
+        .is_some_and(|mut offered| offered.next() == Some(ACME_TLS) && offered.next().is_none())
+}
+
+/// A validation by TLS-ALPN-01 is over, and so is its connection.
+#[derive(Debug, thiserror::Error)]
+#[error("the CA looked for a challenge ({outcome})")]
+pub struct Answered {
+    outcome: &'static str,
+}
 
 /// The answers. There are only those of orders under way: a few, and most of the time none.
 pub struct Challenges {
@@ -23,12 +41,13 @@ pub struct Challenges {
     http: RwLock<HashMap<String, String>>,
     tls: Arc<ByServerName>,
     config: Arc<ServerConfig>,
+    metrics: Arc<Metrics>,
 }
 
 impl Challenges {
     /// # Errors
     /// [`TlsError::Setup`] if the random number generator fails.
-    pub fn new() -> Result<Arc<Challenges>, TlsError> {
+    pub fn new(metrics: Arc<Metrics>) -> Result<Arc<Challenges>, TlsError> {
         let tls = Arc::new(ByServerName::default());
         let mut config = ServerConfig::builder_with_provider(server_config::provider())
             .with_safe_default_protocol_versions()?
@@ -41,23 +60,44 @@ impl Challenges {
             http: RwLock::default(),
             tls,
             config: Arc::new(config),
+            metrics,
         }))
     }
 
     /// The key authorization for `GET /.well-known/acme-challenge/TOKEN`.
     pub fn http_answer(&self, token: &str) -> Option<String> {
-        self.http.read().get(token).cloned()
+        let answer = self.http.read().get(token).cloned();
+        if answer.is_some() {
+            self.metrics.acme_challenges_answered.add(1);
+        }
+        answer
     }
 
-    /// The configuration of a handshake that offers only `acme-tls/1` (rule C2): the challenge's
-    /// certificate by server name, no client certificate, no resumption. Without a challenge for the
-    /// name the handshake fails.
-    pub(in crate::tls) fn tls_config(&self) -> Arc<ServerConfig> {
-        self.config.clone()
+    /// Carries a handshake through that [`is_validation`] knows, and closes it (rule C2): the
+    /// challenge's certificate by server name, no client certificate, no resumption. Without a
+    /// challenge for the name the handshake fails, before it has cost anything. Gives an [`Answered`].
+    pub(in crate::tls) async fn answer<S>(&self, start: StartHandshake<S>) -> io::Error
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let outcome = match start.into_stream(self.config.clone()).await {
+            Ok(mut stream) => {
+                self.metrics.acme_challenges_answered.add(1);
+                // RFC 8737, 3: nothing is said on it.
+                let _ = stream.shutdown().await;
+                "answered"
+            }
+            Err(_) => "there is none for the name it asks for",
+        };
+        io::Error::other(Answered { outcome })
     }
 
     /// Answers HTTP-01 for this token until the guard is dropped.
-    pub(super) fn publish_http(self: &Arc<Self>, token: &str, key_authorization: &str) -> Published {
+    pub(super) fn publish_http(
+        self: &Arc<Self>,
+        token: &str,
+        key_authorization: &str,
+    ) -> Published {
         self.http
             .write()
             .insert(token.to_owned(), key_authorization.to_owned());
@@ -79,10 +119,7 @@ impl Challenges {
     ) -> Result<Published, TlsError> {
         let certificate = Arc::new(challenge_certificate(name, digest)?);
         let server_name = server_name(name);
-        self.tls
-            .0
-            .write()
-            .insert(server_name.clone(), certificate);
+        self.tls.0.write().insert(server_name.clone(), certificate);
         Ok(Published {
             challenges: self.clone(),
             what: What::Tls(server_name),
@@ -181,7 +218,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_given_while_it_is_published_and_no_longer() {
-        let challenges = Challenges::new().unwrap();
+        let challenges = Challenges::new(Arc::default()).unwrap();
         let published = challenges.publish_http("token", "token.thumb");
         assert_eq!(
             challenges.http_answer("token").as_deref(),
@@ -210,7 +247,7 @@ mod tests {
     // C2
     #[test]
     fn a_challenge_certificate_is_there_while_it_is_published_and_names_one_subject() {
-        let challenges = Challenges::new().unwrap();
+        let challenges = Challenges::new(Arc::default()).unwrap();
         let name = SubjectName::parse("192.0.2.7").unwrap();
         let published = challenges.publish_tls(&name, &[7; 32]).unwrap();
         assert_eq!(challenges.tls.0.read().len(), 1);

@@ -33,7 +33,9 @@ impl Dns {
     /// In words, if the system's configuration cannot be read.
     pub fn new(servers: &[SocketAddr]) -> Result<Dns, String> {
         let failed = |error: NetError| {
-            format!("the DNS cannot be asked: {error}; correct /etc/resolv.conf, or set acme.resolvers")
+            format!(
+                "the DNS cannot be asked: {error}; correct /etc/resolv.conf, or set acme.resolvers"
+            )
         };
         let mut builder = match servers.is_empty() {
             true => Resolver::builder_tokio().map_err(failed)?,
@@ -59,11 +61,13 @@ impl Dns {
         for kind in [RecordType::A, RecordType::AAAA] {
             match self.0.lookup(absolute(name), kind).await {
                 Ok(found) => {
-                    addresses.extend(found.answers().iter().filter_map(|record| match &record.data {
-                        RData::A(address) => Some(IpAddr::V4(address.0)),
-                        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
-                        _ => None,
-                    }));
+                    addresses.extend(found.answers().iter().filter_map(
+                        |record| match &record.data {
+                            RData::A(address) => Some(IpAddr::V4(address.0)),
+                            RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+                            _ => None,
+                        },
+                    ));
                 }
                 Err(error) if error.is_no_records_found() => {}
                 Err(error) => return Err(error.to_string()),
@@ -117,14 +121,21 @@ impl Dns {
 
 /// Whether a CA known by one of these issuer domain names may issue (RFC 8659, 4.2 and 4.3).
 pub(super) fn may_issue(records: &[Caa], identities: &[String], wildcard: bool) -> bool {
-    const KNOWN: [&str; 5] = ["issue", "issuewild", "iodef", "contactemail", "contactphone"];
+    const KNOWN: [&str; 5] = [
+        "issue",
+        "issuewild",
+        "iodef",
+        "contactemail",
+        "contactphone",
+    ];
     if records
         .iter()
         .any(|record| record.critical && !KNOWN.contains(&record.tag.as_str()))
     {
         return false;
     }
-    let of = |tag: &str| -> Vec<&Caa> { records.iter().filter(|record| record.tag == tag).collect() };
+    let of =
+        |tag: &str| -> Vec<&Caa> { records.iter().filter(|record| record.tag == tag).collect() };
     let relevant = match of("issuewild") {
         wild if wildcard && !wild.is_empty() => wild,
         _ => of("issue"),
@@ -136,7 +147,9 @@ pub(super) fn may_issue(records: &[Caa], identities: &[String], wildcard: bool) 
     relevant.is_empty()
         || relevant.iter().any(|record| {
             let issuer = issuer(record);
-            identities.iter().any(|own| own.eq_ignore_ascii_case(&issuer))
+            identities
+                .iter()
+                .any(|own| own.eq_ignore_ascii_case(&issuer))
         })
 }
 
@@ -171,17 +184,40 @@ mod tests {
             (vec![], false, true),
             (vec![issue("letsencrypt.org")], false, true),
             (vec![issue("LetsEncrypt.org; accounturi=x")], false, true),
-            (vec![issue("other.example"), issue("letsencrypt.org")], false, true),
+            (
+                vec![issue("other.example"), issue("letsencrypt.org")],
+                false,
+                true,
+            ),
             (vec![issue("other.example")], false, false),
             (vec![issue(";")], false, false),
             (vec![record(false, "iodef", "mailto:a@b")], false, true),
             (vec![record(true, "future", "x")], false, false),
             (vec![record(false, "future", "x")], false, true),
-            (vec![issue("letsencrypt.org"), record(false, "issuewild", ";")], true, false),
-            (vec![issue("letsencrypt.org"), record(false, "issuewild", ";")], false, true),
-            (vec![issue("other.example"), record(false, "issuewild", "letsencrypt.org")], true, true),
+            (
+                vec![issue("letsencrypt.org"), record(false, "issuewild", ";")],
+                true,
+                false,
+            ),
+            (
+                vec![issue("letsencrypt.org"), record(false, "issuewild", ";")],
+                false,
+                true,
+            ),
+            (
+                vec![
+                    issue("other.example"),
+                    record(false, "issuewild", "letsencrypt.org"),
+                ],
+                true,
+                true,
+            ),
         ] {
-            assert_eq!(may_issue(&records, &ours, wildcard), expected, "{records:?} {wildcard}");
+            assert_eq!(
+                may_issue(&records, &ours, wildcard),
+                expected,
+                "{records:?} {wildcard}"
+            );
         }
     }
 }

@@ -146,7 +146,9 @@ async fn finish(mut child: Child) -> std::io::Result<(std::process::ExitStatus, 
     // What it left running in the background may hold its output open.
     let (mut said, errors) = match all {
         Some(all) => all,
-        None => tokio::time::timeout(LAST_WORDS, output).await.unwrap_or_default(),
+        None => tokio::time::timeout(LAST_WORDS, output)
+            .await
+            .unwrap_or_default(),
     };
     group.0 = None;
     said.extend(errors);

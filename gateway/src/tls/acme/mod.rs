@@ -25,10 +25,10 @@ mod settings;
 mod state;
 mod transport;
 
-pub use challenges::Challenges;
-pub(in crate::tls) use challenges::ACME_TLS;
+pub(in crate::tls) use challenges::is_validation;
+pub use challenges::{Answered, Challenges};
 pub use preflight::{Finding, Preflight, Severity};
-pub use renewals::{Doors, Parts, RenewalStatus, Renewals, Request};
+pub use renewals::{Doors, Parts, PrivateRenewal, RenewalStatus, Renewals, Request};
 pub use settings::{Ca, Challenge, DnsHook, ExternalAccount, KeyType, Plan, Wanted};
 
 use super::TlsError;

@@ -96,7 +96,11 @@ impl Issuer {
             forget(file).await;
             return Ok(None);
         }
-        tracing::info!(order = under_way.url, ?status, "the order under way is taken up");
+        tracing::info!(
+            order = under_way.url,
+            ?status,
+            "the order under way is taken up"
+        );
         Ok(Some(order))
     }
 
@@ -143,7 +147,12 @@ impl Issuer {
         file.keep().await;
         tracing::info!(
             certificate = wanted.slot,
-            names = wanted.names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            names = wanted
+                .names
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
             "ordered a certificate"
         );
         Ok(order)
@@ -152,7 +161,11 @@ impl Issuer {
     /// The profile to ask for: the configured one, which the CA must have; for IP addresses the
     /// short-lived one, if it has it.
     fn profile(&self, wanted: &Wanted) -> Result<Option<String>, AcmeError> {
-        let offered: Vec<&str> = self.account.profiles().map(|profile| profile.name).collect();
+        let offered: Vec<&str> = self
+            .account
+            .profiles()
+            .map(|profile| profile.name)
+            .collect();
         match &wanted.profile {
             Some(profile) if offered.contains(&profile.as_str()) => Ok(Some(profile.clone())),
             Some(profile) => Err(AcmeError::NoProfile {

@@ -106,13 +106,17 @@ impl Preflight {
 
     fn authority(&mut self, ca: &Ca, meta: &Result<Meta, AcmeError>) {
         match meta {
-            Ok(meta) if meta.external_account_required && ca.external_account.is_none() => self.add(
-                Severity::Problem,
-                "the CA asks for an external account: set acme.external_account_key_id and \
+            Ok(meta) if meta.external_account_required && ca.external_account.is_none() => self
+                .add(
+                    Severity::Problem,
+                    "the CA asks for an external account: set acme.external_account_key_id and \
                  acme.external_account_key_file to what it gave you"
-                    .to_owned(),
+                        .to_owned(),
+                ),
+            Ok(_) => self.add(
+                Severity::Fine,
+                format!("the CA answers at {}", ca.directory),
             ),
-            Ok(_) => self.add(Severity::Fine, format!("the CA answers at {}", ca.directory)),
             Err(error) => self.add(Severity::Problem, error.to_string()),
         }
     }
@@ -120,7 +124,8 @@ impl Preflight {
     fn clock(&mut self, ahead: i64) {
         let direction = if ahead > 0 { "behind" } else { "ahead of" };
         let off = ahead.saturating_abs();
-        let text = format!("the clock is {off} s {direction} the CA's; set it, or start an NTP client");
+        let text =
+            format!("the clock is {off} s {direction} the CA's; set it, or start an NTP client");
         match off {
             0..=CLOCK_OFF_NOTABLE => {
                 self.add(Severity::Fine, "the clock agrees with the CA's".to_owned());
@@ -175,7 +180,9 @@ impl Preflight {
         }
         self.add(
             Severity::Fine,
-            format!("{challenge} is answered on {addresses}; whether the CA reaches it shows only then"),
+            format!(
+                "{challenge} is answered on {addresses}; whether the CA reaches it shows only then"
+            ),
         );
     }
 
@@ -213,16 +220,24 @@ impl Preflight {
         let addresses = match dns.addresses(name).await {
             Ok(addresses) => addresses,
             Err(error) => {
-                return self.add(Severity::Warning, format!("{name} cannot be resolved: {error}"));
+                return self.add(
+                    Severity::Warning,
+                    format!("{name} cannot be resolved: {error}"),
+                );
             }
         };
         let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let list = list.join(", ");
-        let foreign: Vec<_> = addresses.iter().filter(|address| !is_local(**address)).collect();
+        let foreign: Vec<_> = addresses
+            .iter()
+            .filter(|address| !is_local(**address))
+            .collect();
         match (addresses.is_empty(), foreign.is_empty()) {
             (true, _) => self.add(
                 Severity::Warning,
-                format!("{name} has no address in the DNS: add an A or AAAA record for this machine"),
+                format!(
+                    "{name} has no address in the DNS: add an A or AAAA record for this machine"
+                ),
             ),
             (false, true) => self.add(Severity::Fine, format!("{name} resolves here ({list})")),
             (false, false) => self.add(
@@ -255,7 +270,10 @@ impl Preflight {
             return self.add(Severity::Warning, text);
         }
         match may_issue(&records, identities, base.is_some()) {
-            true => self.add(Severity::Fine, format!("the CAA record of {owner} allows this CA")),
+            true => self.add(
+                Severity::Fine,
+                format!("the CAA record of {owner} allows this CA"),
+            ),
             false => {
                 let known = identities.join(" or ");
                 self.add(

@@ -34,10 +34,6 @@ impl Refusal {
         }
     }
 
-    pub(super) fn is(&self, kind: &str) -> bool {
-        self.kind == kind
-    }
-
     pub(super) fn is_transient(&self) -> bool {
         ["badNonce", "serverInternal"].contains(&self.kind.as_str()) && self.retry_after.is_none()
     }
@@ -83,7 +79,9 @@ fn remedy(kind: &str) -> &'static str {
             "something else answers in our place: look where the name's A and AAAA records point, \
              and whether a proxy stands in front"
         }
-        "tls" => "port 443 must lead to a TLS listener of this gateway, without a TLS proxy between",
+        "tls" => {
+            "port 443 must lead to a TLS listener of this gateway, without a TLS proxy between"
+        }
         "rejectedIdentifier" | "unsupportedIdentifier" => {
             "this CA does not issue for that name: correct `domains`"
         }
@@ -138,7 +136,10 @@ mod tests {
                 "{kind}"
             );
             let later = Some(SystemTime::now());
-            assert!(!Refusal::of(&problem(&json), later).is_transient(), "{kind}");
+            assert!(
+                !Refusal::of(&problem(&json), later).is_transient(),
+                "{kind}"
+            );
         }
     }
 

@@ -27,6 +27,9 @@ pub trait Doors: Send + Sync {
     /// In words, with who is in the way.
     fn open_http(&self) -> BoxFuture<'_, Result<Vec<SocketAddr>, String>>;
 
+    /// Closes it again: no certificate needs it.
+    fn close_http(&self);
+
     /// Where TLS listeners are.
     fn tls_addresses(&self) -> Vec<SocketAddr>;
 
@@ -67,6 +70,8 @@ pub struct Renewals {
     store: CertificateStore,
     statuses: Mutex<BTreeMap<String, RenewalStatus>>,
     private: Mutex<Private>,
+    /// Why HTTP-01 cannot be answered, if it should be and cannot.
+    shut: Mutex<Option<String>>,
     /// One attempt at a time: they are rare, and the CA counts them.
     turns: Arc<Semaphore>,
     wake: Notify,
@@ -92,7 +97,7 @@ pub struct RenewalStatus {
 #[derive(Default)]
 struct Private {
     looked: Option<SystemTime>,
-    problem: Option<String>,
+    failing: bool,
 }
 
 /// What the operator may ask for.
@@ -131,23 +136,32 @@ impl RenewalStatus {
         let slot = &self.slot;
         if let Some((bytes, depth)) = self.held {
             return Some(format!(
-                "the renewed certificate {slot} waits for consent: its chain has {bytes} bytes in \
-                 {depth} certificates, more than max_chain_bytes or max_chain_depth; look whether \
-                 your devices take it, then: postern cert renew {slot} --accept-chain"
+                "a renewed one waits for consent: its chain has {bytes} bytes in {depth} \
+                 certificates, more than max_chain_bytes or max_chain_depth allow; look whether your \
+                 devices take it, then: postern cert renew {slot} --accept-chain"
             ));
         }
         let error = self.last_error.as_ref()?;
         let force = match self.ends.map(|ends| ends - now) {
             None => "the private CA's certificate is served meanwhile".to_owned(),
             Some(left @ ..=0) => format!("the present one expired {} days ago", -left / 86_400),
-            Some(left) => format!("the present one is valid for another {} days", left / 86_400),
+            Some(left) => format!(
+                "the present one is valid for another {} days",
+                left / 86_400
+            ),
         };
         let times = match self.failures {
             0 | 1 => String::new(),
             times => format!(" {times} times"),
         };
+        let next = match self.next.map(|next| next - now) {
+            Some(wait @ 1..) => {
+                format!("; next attempt in {wait} s, or with postern cert renew {slot}")
+            }
+            _ => String::new(),
+        };
         Some(format!(
-            "the certificate {slot} could not be renewed{times}: {error}; {force}"
+            "it could not be renewed{times}: {error}; {force}{next}"
         ))
     }
 }
@@ -159,6 +173,7 @@ impl Renewals {
             parts,
             statuses: Mutex::default(),
             private: Mutex::default(),
+            shut: Mutex::default(),
             turns: Arc::new(Semaphore::new(1)),
             wake: Notify::new(),
         })
@@ -214,18 +229,6 @@ impl Renewals {
         self.statuses.lock().clone()
     }
 
-    /// What does not work as it should, in words.
-    pub fn problems(&self) -> Vec<String> {
-        let now = unix_seconds(SystemTime::now());
-        let statuses = self.statuses.lock();
-        let mut problems: Vec<String> = statuses
-            .values()
-            .filter_map(|status| status.problem(now))
-            .collect();
-        problems.extend(self.private.lock().problem.clone());
-        problems
-    }
-
     /// What can be seen before an order of this certificate.
     ///
     /// # Errors
@@ -250,7 +253,10 @@ impl Renewals {
             Request::Force => Occasion::Forced,
             Request::AcceptChain => Occasion::Accepted,
         };
-        let held = self.statuses().get(slot).is_some_and(|status| status.held.is_some());
+        let held = self
+            .statuses()
+            .get(slot)
+            .is_some_and(|status| status.held.is_some());
         if occasion == Occasion::Accepted && !held {
             return Err(format!("no certificate {slot} waits for consent"));
         }
@@ -281,9 +287,8 @@ impl Renewals {
         self.look_at_private().await;
         let plan = Arc::new((self.parts.plan)());
         let names: Vec<&str> = plan.certificates.iter().map(|w| w.slot.as_str()).collect();
-        self.statuses
-            .lock()
-            .retain(|slot, _| names.contains(&slot.as_str()));
+        self.forget_all_but(&names);
+        self.tend_door(&plan).await;
         for wanted in &plan.certificates {
             // A task of its own: a panic in it is one failed attempt.
             let (this, plan, own) = (self.clone(), plan.clone(), wanted.clone());
@@ -295,8 +300,10 @@ impl Renewals {
                 let slot = &wanted.slot;
                 tracing::error!(certificate = slot, %error, "an attempt to renew it panicked");
                 self.parts.metrics.certificate_renewals_failed.add(1);
-                let status = RenewalStatus::failed(slot, "the attempt panicked; report this");
-                self.statuses.lock().insert(slot.clone(), status);
+                self.note(RenewalStatus::failed(
+                    slot,
+                    "the attempt panicked; report this",
+                ));
             }
         }
         self.next_look()
@@ -331,8 +338,46 @@ impl Renewals {
             Outcome::Failed(_) => parts.metrics.certificate_renewals_failed.add(1),
             Outcome::Held | Outcome::NotDue => {}
         }
-        self.statuses.lock().insert(wanted.slot, status);
+        self.note(status);
         outcome
+    }
+
+    /// Keeps the status, and says what is wrong where everybody looks.
+    fn note(&self, status: RenewalStatus) {
+        let shut = self.shut.lock().clone();
+        let problem = status.problem(unix_seconds(SystemTime::now())).or(shut);
+        self.parts.certificates.set_problem(&status.slot, problem);
+        self.statuses.lock().insert(status.slot.clone(), status);
+    }
+
+    /// Certificates that are wanted no more are served no more; what is kept of them stays on disk.
+    fn forget_all_but(&self, names: &[&str]) {
+        let mut statuses = self.statuses.lock();
+        statuses.retain(|slot, _| {
+            let stays = names.contains(&slot.as_str());
+            if !stays {
+                tracing::info!(certificate = slot, "it is not wanted any more");
+                self.parts.certificates.set_problem(slot, None);
+                self.parts.certificates.remove(slot);
+            }
+            stays
+        });
+    }
+
+    /// Has HTTP-01 answered while a certificate needs it, and not otherwise.
+    async fn tend_door(&self, plan: &Plan) {
+        let needs = |wanted: &Wanted| wanted.challenge == Challenge::Http01;
+        if !plan.certificates.iter().any(needs) {
+            self.parts.doors.close_http();
+            *self.shut.lock() = None;
+            return;
+        }
+        let problem = self.parts.doors.open_http().await.err();
+        let mut shut = self.shut.lock();
+        if let Some(problem) = problem.as_ref().filter(|_| *shut != problem) {
+            tracing::error!("{problem}");
+        }
+        *shut = problem;
     }
 
     /// Rule C4.
@@ -364,11 +409,19 @@ impl Renewals {
                 "the private CA's server certificate was not renewed; the present one stays"
             );
         }
-        *self.private.lock() = Private {
+        // Another problem of the slot is another one's to clear.
+        let mut private = self.private.lock();
+        if problem.is_some() || private.failing {
+            let text = problem
+                .as_ref()
+                .map(|problem| format!("it could not be renewed: {problem}"));
+            self.parts
+                .certificates
+                .set_problem(Certificates::DEFAULT_SLOT, text);
+        }
+        *private = Private {
             looked: Some(now),
-            problem: problem.map(|problem| {
-                format!("the private CA's server certificate was not renewed: {problem}")
-            }),
+            failing: problem.is_some(),
         };
     }
 }

@@ -109,7 +109,10 @@ mod tests {
             renewal(now, now + 90 * DAY, Some(&window(0)), Some(now)),
             now + DAY
         );
-        assert_eq!(renewal(now, now + 30, Some(&window(0)), Some(now)), now + 20);
+        assert_eq!(
+            renewal(now, now + 30, Some(&window(0)), Some(now)),
+            now + 20
+        );
     }
 
     #[test]

@@ -89,12 +89,18 @@ impl Transport {
         let request = Request::get(url)
             .body(BodyWrapper::default())
             .map_err(|error| failed(error.to_string()))?;
-        let answer = self.exchange(request).await.map_err(|error| failed(chain(&*error)))?;
+        let answer = self
+            .exchange(request)
+            .await
+            .map_err(|error| failed(chain(&*error)))?;
         let (parts, body) = answer.into_parts();
         if !parts.status.is_success() {
             return Err(failed(format!("it answers with {}", parts.status)));
         }
-        let body = body.collect().await.map_err(|error| failed(error.to_string()))?;
+        let body = body
+            .collect()
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         Ok(body.to_bytes())
     }
 
@@ -155,7 +161,8 @@ impl HttpClient for Transport {
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
-    const REMEDY: &str = "put the CA's root certificates there in PEM, or remove acme.directory_root";
+    const REMEDY: &str =
+        "put the CA's root certificates there in PEM, or remove acme.directory_root";
     let mut roots = RootCertStore::empty();
     for certificate in pem::read_certificates(path, REMEDY)? {
         roots.add(certificate).map_err(|error| TlsError::Damaged {
@@ -169,7 +176,9 @@ fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
 
 fn http_date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let text = headers.get(name)?.to_str().ok()?;
-    httpdate::HttpDate::from_str(text).ok().map(SystemTime::from)
+    httpdate::HttpDate::from_str(text)
+        .ok()
+        .map(SystemTime::from)
 }
 
 fn seconds_from(one: SystemTime, other: SystemTime) -> i64 {
