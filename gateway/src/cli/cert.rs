@@ -154,9 +154,14 @@ fn show(details: &CertificateDetails, out: &mut impl Write) -> Result<ExitCode, 
         writeln!(out, "problem   {problem}")?;
     }
     let (depth, bytes) = (facts.depth, facts.chain_bytes);
+    let certificates = if depth == 1 {
+        "certificate"
+    } else {
+        "certificates"
+    };
     writeln!(
         out,
-        "\nchain     {bytes} bytes in {depth} certificates, as they are sent"
+        "\nchain     {bytes} bytes in {depth} {certificates}, as they are sent"
     )?;
     for (index, link) in details.chain.iter().enumerate() {
         let number = index + 1;
@@ -180,7 +185,7 @@ fn show(details: &CertificateDetails, out: &mut impl Write) -> Result<ExitCode, 
     )?;
     writeln!(out, "  SPKI SHA-256  {}", pins.spki_sha256)?;
     match &pins.tasmota {
-        Some(tasmota) => writeln!(out, "  Tasmota       MqttFingerprint {tasmota}")?,
+        Some(tasmota) => writeln!(out, "  Tasmota       MqttFingerprint1 {tasmota}")?,
         None => writeln!(out, "  Tasmota       takes RSA and ECDSA P-256 only")?,
     }
     writeln!(

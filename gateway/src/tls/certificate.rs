@@ -80,6 +80,7 @@ impl Certificate {
     pub fn load(source: &CertificateSource) -> Result<Certificate, TlsError> {
         let chain = pem::read_certificates(&source.certificate, source.remedy)?;
         let private_key = pem::read_private_key(&source.private_key, source.remedy)?;
+        let certificate = Self::new(chain, private_key, source)?;
         if pem::mode(&source.private_key)? & 0o004 != 0 {
             tracing::warn!(
                 path = %source.private_key.display(),
@@ -87,7 +88,7 @@ impl Certificate {
                  consider replacing it"
             );
         }
-        Self::new(chain, private_key, source)
+        Ok(certificate)
     }
 
     /// A chain and its key that are in no file yet; `shown_as` is what messages call them.
