@@ -24,6 +24,7 @@ pub(super) fn done(answer: Answer, out: &mut impl Write) -> Result<ExitCode, Cli
         | Answer::Health { .. }
         | Answer::Certificates { .. }
         | Answer::Certificate(_)
+        | Answer::Findings { .. }
         | Answer::Backup { .. } => {
             return Ok(ExitCode::SUCCESS);
         }

@@ -57,7 +57,7 @@ use certificates::Served;
 pub use addresses::Addresses;
 pub use certificates::certificates_at_rest;
 pub use reload::ReloadError;
-pub use renewal::plan as acme_plan;
+pub use renewal::{ACME_SLOT, preflight};
 
 /// A running gateway.
 pub struct Gateway {
@@ -144,10 +144,11 @@ impl Gateway {
             handshakes: Handshakes::default(),
             metrics,
         });
-        administration.attach_certificates(Arc::new(CertificateDesk::new(
+        let desk = CertificateDesk::new(
             certificates.clone(),
             CertificateStore::new(directory.path()),
-        )));
+        );
+        administration.attach_certificates(Arc::new(desk.with_renewals(renewals.clone())));
         engine.spawn(certificates::watch(
             certificates.clone(),
             files.clone(),

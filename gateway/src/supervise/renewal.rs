@@ -14,13 +14,13 @@ use super::certificates::Served;
 use crate::listen::http01::{self, ChallengeDoor};
 use crate::metrics::Metrics;
 use crate::tls::acme::{
-    Ca, Challenge, Challenges, DnsHook, Doors, ExternalAccount, KeyType, Parts, Plan,
-    PrivateRenewal, Renewals, Wanted,
+    Ca, Challenge, Challenges, DnsHook, Doors, ExternalAccount, Finding, KeyType, Parts, Plan,
+    Preflight, PrivateRenewal, Renewals, Wanted, find,
 };
 use crate::tls::{SubjectName, TlsError};
 
 /// The slot of `[acme] domains`.
-const SLOT: &str = "acme";
+pub const ACME_SLOT: &str = "acme";
 
 /// The loop, and what answers the CA. Nothing runs yet, but port 80 is bound where it is needed: with
 /// the rights that a start has.
@@ -63,6 +63,29 @@ pub(super) async fn prepare(
     Ok((renewals, challenges))
 }
 
+/// What can be seen before an order, without a gateway that runs. The port for HTTP-01 is bound for the
+/// time of looking.
+///
+/// # Errors
+/// In words, if there is no such certificate.
+pub async fn preflight(config: &Config, slot: &str) -> Result<Vec<Finding>, String> {
+    let plan = plan(config);
+    let wanted = find(&plan, slot)?;
+    let metrics = Arc::new(Metrics::default());
+    let challenges = Challenges::new(metrics.clone()).map_err(|error| error.to_string())?;
+    let listeners = config.listeners.values();
+    let tls = listeners.filter(|listener| listener.is_on() && listener.tls);
+    let settings = http01::Settings {
+        bind: config.acme.http_bind.clone(),
+        max_connections: config.acme.max_http_connections,
+        tls: tls
+            .flat_map(|listener| listener.bind.iter().copied())
+            .collect(),
+    };
+    let door = ChallengeDoor::new(settings, challenges, |_| false, metrics);
+    Ok(Preflight::run(&plan, wanted, &*door).await.findings)
+}
+
 fn doors(
     config: &Arc<ArcSwap<Config>>,
     addresses: &Addresses,
@@ -100,7 +123,7 @@ fn needs_http(plan: &Plan) -> bool {
 }
 
 /// The CA and the certificates that the configuration asks for.
-pub fn plan(config: &Config) -> Plan {
+fn plan(config: &Config) -> Plan {
     let acme = &config.acme;
     let external_account = match (
         &acme.external_account_key_id,
@@ -140,7 +163,7 @@ fn certificates(config: &Config) -> Vec<Wanted> {
         domains: acme.domains.clone(),
         ..configured::Certificate::default()
     };
-    let first = std::iter::once((SLOT, &blank));
+    let first = std::iter::once((ACME_SLOT, &blank));
     let others = config
         .certificates
         .iter()

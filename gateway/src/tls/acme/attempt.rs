@@ -54,7 +54,7 @@ pub(super) enum Outcome {
 }
 
 /// Immediate repetitions of what failed by chance.
-const TRIES: u32 = 3;
+const TRIES: u32 = 5;
 const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 /// A whole attempt, hooks and the CA's patience included.
 const DEADLINE: Duration = Duration::from_secs(3 * 3_600);
@@ -295,7 +295,9 @@ impl Workshop {
     ) -> Result<Outcome, AcmeError> {
         let certificate = check(wanted, issued)?;
         let (bytes, depth) = (certificate.chain_bytes(), certificate.depth());
-        if exceeds(wanted, file, bytes, depth) {
+        // Nothing relies on a chain that there was none of before.
+        let renewed = self.certificates.get(&wanted.slot).is_some();
+        if renewed && exceeds(wanted, file, bytes, depth) {
             file.hold(&Held {
                 chain: issued.chain.clone(),
                 private_key: issued.private_key.clone(),

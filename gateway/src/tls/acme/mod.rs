@@ -28,7 +28,7 @@ mod transport;
 pub(in crate::tls) use challenges::is_validation;
 pub use challenges::{Answered, Challenges};
 pub use preflight::{Finding, Preflight, Severity};
-pub use renewals::{Doors, Parts, PrivateRenewal, RenewalStatus, Renewals, Request};
+pub use renewals::{Doors, Parts, PrivateRenewal, RenewalStatus, Renewals, Request, find};
 pub use settings::{Ca, Challenge, DnsHook, ExternalAccount, KeyType, Plan, Wanted};
 
 use super::TlsError;

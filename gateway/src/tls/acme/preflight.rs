@@ -5,6 +5,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
+use serde::{Deserialize, Serialize};
+
 use super::super::SubjectName;
 use super::directory::Meta;
 use super::dns::{Dns, may_issue};
@@ -12,7 +14,8 @@ use super::transport::Transport;
 use super::{AcmeError, Ca, Challenge, Doors, Plan, Wanted, directory};
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// Seen and good.
     Fine,
@@ -23,7 +26,7 @@ pub enum Severity {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub severity: Severity,
     pub text: String,

@@ -426,7 +426,11 @@ impl Renewals {
     }
 }
 
-fn find<'a>(plan: &'a Plan, slot: &str) -> Result<&'a Wanted, String> {
+/// The certificate of this slot.
+///
+/// # Errors
+/// In words, if the gateway gets none of this name.
+pub fn find<'a>(plan: &'a Plan, slot: &str) -> Result<&'a Wanted, String> {
     let found = plan.certificates.iter().find(|wanted| wanted.slot == slot);
     found.ok_or_else(|| {
         let names: Vec<&str> = plan.certificates.iter().map(|w| w.slot.as_str()).collect();
