@@ -96,7 +96,7 @@ impl Pebble {
         let at = |port| SocketAddr::new(self.ip, port).to_string();
         let tool = Tool::new("pebble-challtestsrv")
             .args(["-defaultIPv6", "", "-defaultIPv4", &self.ip.to_string()])
-            .args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", ""])
+            .args(["-http01", "", "-https01", "", "-tlsalpn01", ""])
             .args(["-dns01", &at(DNS), "-management", &at(DNS_MANAGEMENT)]);
         let process = Process::start(tool);
         reachable(SocketAddr::new(self.ip, DNS_MANAGEMENT), &process).await;
@@ -130,13 +130,6 @@ impl Pebble {
         let ca = self.ca.take().expect("the CA runs");
         ca.signal(libc::SIGKILL);
         ca.wait().await;
-    }
-
-    /// The CA's log, lines with `part` in them.
-    pub fn log(&self, part: &str) -> usize {
-        let ca = self.ca.as_ref().expect("the CA runs");
-        let lines = ca.log().lines();
-        lines.iter().filter(|line| line.contains(part)).count()
     }
 
     pub fn directory(&self) -> String {
