@@ -73,6 +73,8 @@ const HEAD_MAX: usize = 8 * 1024;
 const FIELDS_MAX: usize = 64;
 /// One address gets this part of the places, so that it cannot shut the CA out.
 const ADDRESS_SHARE: usize = 8;
+/// And this many at least: a CA may look several times at once from one address.
+const ADDRESS_LEAST: usize = 4;
 const WELL_KNOWN: &str = "/.well-known/acme-challenge/";
 
 impl ChallengeDoor {
@@ -217,7 +219,7 @@ impl Place {
     fn take(inside: &Arc<Inside>, address: IpAddr) -> Option<Place> {
         let address = network(address.to_canonical());
         let mut places = inside.places.lock();
-        let share = (inside.max_connections / ADDRESS_SHARE).max(1);
+        let share = (inside.max_connections / ADDRESS_SHARE).max(ADDRESS_LEAST);
         let here = places.by_address.get(&address).copied().unwrap_or(0);
         if places.total >= inside.max_connections || here >= share {
             return None;

@@ -6,7 +6,7 @@ use postern_tests::{Connect, Setup};
 
 use crate::authority::{HTTP_PORT, Options};
 use crate::stand_in::StandIn;
-use crate::world::{NAME, World, config};
+use crate::world::{NAME, World, config, hook};
 
 #[tokio::test]
 async fn a_gateway_starts_and_serves_while_the_ca_is_down_and_gets_its_certificate_later() {
@@ -124,43 +124,45 @@ async fn a_rate_limit_is_waited_for_also_by_the_next_start() {
 }
 
 #[tokio::test]
-async fn an_order_is_taken_up_after_a_crash() {
-    let pebble = Options::default()
-        .env("PEBBLE_VA_NOSLEEP", "0")
-        .env("PEBBLE_VA_SLEEPTIME", "4")
-        .start()
-        .await;
-    let acme = format!("domains = \"{NAME}\"");
+async fn an_order_is_taken_up_after_a_crash_and_its_dns_record_removed() {
+    let pebble = Options::default().start().await;
+    let (directory, hook) = hook(&pebble, true);
+    let acme = format!("domains = \"{NAME}\"\nchallenge = \"dns-01\"\ndns_hook = {hook:?}");
     let world = World::start(pebble, &acme).await;
-    let state = world.gateway.data.join("acme/acme.json");
-    until("an order under way", || {
-        std::fs::read_to_string(&state).is_ok_and(|text| text.contains("\"url\""))
-    })
-    .await;
+    let calls = || std::fs::read_to_string(directory.path().join("calls")).unwrap_or_default();
+    until("the hook to be called", || calls().contains("present")).await;
     let World { pebble, gateway } = world;
     let dir = gateway.kill().await;
+    std::fs::write(directory.path().join("go"), "").expect("written");
     let gateway = Setup::new()
         .toml(&config(&pebble, &acme))
         .start_in(dir)
         .await;
     let world = World { pebble, gateway };
     let log = world.gateway.process.log();
-    until("the order to be taken up", || {
-        log.text().contains("the order under way is taken up")
-    })
-    .await;
     world.certificate("acme").await;
     world.trusted(NAME).await.expect_success();
+    assert!(
+        log.text().contains("the order under way is taken up"),
+        "{}",
+        log.text()
+    );
     assert!(
         !log.text().contains("ordered a certificate"),
         "no second order"
     );
+    let words: Vec<String> = calls()
+        .lines()
+        .filter_map(|line| Some(line.split(' ').next()?.to_owned()))
+        .collect();
+    assert_eq!(words, ["present", "cleanup", "present", "cleanup"]);
 }
 
 #[tokio::test]
 async fn the_preflight_names_a_forbidding_caa_record_and_a_port_that_is_taken() {
     let pebble = Options::default().start().await;
     let stand_in = StandIn::start(&pebble).await;
+    stand_in.date("Thu, 01 Jan 2026 00:00:00 GMT");
     let record = serde_json::json!({
         "host": "example.org.",
         "policies": [{"tag": "issue", "value": "other-ca.example"}],
@@ -198,11 +200,12 @@ async fn the_preflight_names_a_forbidding_caa_record_and_a_port_that_is_taken() 
         "{preflight}"
     );
     assert!(
-        preflight.stdout.contains("ok: the clock agrees"),
+        preflight.stdout.contains("problem: the clock is"),
         "{preflight}"
     );
 
     drop(taken);
+    stand_in.date("");
     let clear = serde_json::json!({ "host": "example.org." });
     world.pebble.tell_dns("clear-caa", clear).await;
     world.renew(&[]).await.expect_success();

@@ -27,6 +27,8 @@ struct Shared {
     renew_first: bool,
     limited: bool,
     orders: usize,
+    /// The `Date` of answers; none if it is empty.
+    date: String,
 }
 
 impl StandIn {
@@ -42,6 +44,7 @@ impl StandIn {
             renew_first: false,
             limited: false,
             orders: 0,
+            date: String::new(),
         }));
         let acceptor = TlsAcceptor::from(server_config(pebble));
         let mut tasks = JoinSet::new();
@@ -89,6 +92,11 @@ impl StandIn {
         self.shared.lock().expect("no poison").limited = limited;
     }
 
+    /// Says that it is this time.
+    pub fn date(&self, date: &str) {
+        self.shared.lock().expect("no poison").date = date.to_owned();
+    }
+
     /// Orders that were refused here.
     pub fn orders(&self) -> usize {
         self.shared.lock().expect("no poison").orders
@@ -131,7 +139,13 @@ impl Shared {
             words.next().unwrap_or_default(),
         );
         match (method, path) {
-            ("GET", "/dir") => response("200 OK", "", &self.whole_directory()),
+            ("GET", "/dir") => {
+                let date = match self.date.as_str() {
+                    "" => String::new(),
+                    date => format!("Date: {date}\r\n"),
+                };
+                response("200 OK", &date, &self.whole_directory())
+            }
             ("GET", path) if path.starts_with("/ari/") => self.renewal_info(&path[5..]),
             ("POST", "/order") => {
                 self.orders += 1;

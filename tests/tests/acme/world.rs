@@ -1,7 +1,8 @@
 //! A gateway with a CA, and what is asked of it again and again.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use postern_tests::client::tcp;
 use postern_tests::packet::Version;
@@ -148,4 +149,35 @@ impl World {
 
 pub fn text(value: &Value) -> String {
     value.as_str().expect("a string").to_owned()
+}
+
+/// A hook for DNS-01 that tells challtestsrv, and notes how it was called. If it `waits`, it does nothing before there
+/// is a file `go` beside it.
+pub fn hook(pebble: &Pebble, waits: bool) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("hook");
+    let script = format!(
+        r#"#!/usr/bin/env python3
+import json, os, sys, time, urllib.request
+action, domain, record, value = sys.argv[1:]
+with open({calls:?}, "a") as calls:
+    calls.write(" ".join(sys.argv[1:]) + "\n")
+for _ in range(200 if {waits} else 0):
+    if not os.path.exists({go:?}):
+        time.sleep(0.1)
+verb = "set-txt" if action == "present" else "clear-txt"
+body = {{"host": record + "."}}
+if action == "present":
+    body["value"] = value
+print("said", value)
+urllib.request.urlopen("http://{management}/" + verb, json.dumps(body).encode())
+"#,
+        calls = directory.path().join("calls"),
+        go = directory.path().join("go"),
+        waits = if waits { "True" } else { "False" },
+        management = pebble.dns_management(),
+    );
+    std::fs::write(&path, script).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("set");
+    (directory, path)
 }

@@ -393,10 +393,7 @@ impl Workshop {
         let now = unix_seconds(SystemTime::now());
         let id = hex(&present.sha256());
         let known = file.state.window.as_ref();
-        let ask_at = match known.filter(|window| window.certificate == id) {
-            Some(window) => window.ask_again,
-            None => file.state.ask_again.unwrap_or(i64::MIN),
-        };
+        let ask_at = ask_at(&id, file);
         // While an attempt waits there is nothing to decide.
         if now < ask_at || file.state.retry_at.is_some_and(|retry_at| now < retry_at) {
             return;
@@ -465,7 +462,10 @@ impl Workshop {
         let mut status = RenewalStatus {
             slot: wanted.slot.clone(),
             next: Some(due.max(file.state.retry_at.unwrap_or(i64::MIN)).max(0)),
-            ask_again: file.state.window.as_ref().map(|window| window.ask_again),
+            ask_again: present
+                .as_ref()
+                .filter(|present| present.covers(&wanted.names))
+                .map(|present| ask_at(&hex(&present.sha256()), file).max(0)),
             failures: file.state.failures,
             last_error: file.state.last_error.clone(),
             held: None,
@@ -503,6 +503,15 @@ fn check(wanted: &Wanted, issued: &Issued) -> Result<Certificate, AcmeError> {
         )));
     }
     Ok(certificate)
+}
+
+/// When the CA is to be asked about the certificate with this fingerprint.
+fn ask_at(id: &str, file: &StateFile) -> i64 {
+    let window = file.state.window.as_ref();
+    match window.filter(|window| window.certificate == id) {
+        Some(window) => window.ask_again,
+        None => file.state.ask_again.unwrap_or(i64::MIN),
+    }
 }
 
 /// Whether a chain is over the budget, and over what the operator consented to.

@@ -93,6 +93,10 @@ impl Issuer {
         // Its request named a key that is no more.
         let useless = matches!(status, OrderStatus::Valid | OrderStatus::Processing) && lost_key;
         if status == OrderStatus::Invalid || useless {
+            tracing::info!(
+                ?status,
+                "the order under way has come to nothing: a new one is made"
+            );
             forget(file).await;
             return Ok(None);
         }
