@@ -161,6 +161,12 @@ impl CertificateFiles {
             self.certificates.remove(slot);
             tracing::info!(certificate = slot, "a certificate is not served any more");
         }
+        for (served, hidden) in self.certificates.overlaps() {
+            tracing::warn!(
+                %served, %hidden,
+                "two certificates with keys of the same kind are for the same name; only one is served"
+            );
+        }
         Ok(())
     }
 

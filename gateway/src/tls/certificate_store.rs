@@ -149,6 +149,30 @@ impl CertificateStore {
         Ok(slots)
     }
 
+    /// What a backup must hold: paths relative to the data directory.
+    ///
+    /// # Errors
+    /// [`TlsError::Read`].
+    pub fn files(&self) -> Result<Vec<String>, TlsError> {
+        let mut files = Vec::new();
+        for slot in self.slots()? {
+            for name in FILES {
+                if present(&self.directory.join(&slot).join(name))? {
+                    files.push(format!("{DIRECTORY}/{slot}/{name}"));
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// Whether a path relative to the data directory is one of a store's files.
+    pub fn is_file(path: &str) -> bool {
+        match path.split('/').collect::<Vec<_>>()[..] {
+            [DIRECTORY, slot, file] => name_usable(slot) && FILES.contains(&file),
+            _ => false,
+        }
+    }
+
     fn place(&self, slot: &str) -> Result<Place, TlsError> {
         if !name_usable(slot) {
             return Err(TlsError::Slot {
@@ -157,8 +181,8 @@ impl CertificateStore {
         }
         let directory = self.directory.join(slot);
         Ok(Place {
-            current: directory.join("pair.pem"),
-            previous: directory.join("previous.pem"),
+            current: directory.join(FILES[0]),
+            previous: directory.join(FILES[1]),
             aside: directory.join("aside.pem"),
             directory,
         })
@@ -182,6 +206,8 @@ impl std::fmt::Debug for PrivateKeyPem {
 }
 
 const DIRECTORY: &str = "certificates";
+/// The present pair, and the previous one.
+const FILES: [&str; 2] = ["pair.pem", "previous.pem"];
 const MODE: u32 = 0o600;
 
 /// The files of one slot.

@@ -199,6 +199,36 @@ fn a_slot_s_name_never_leaves_the_directory() {
 }
 
 #[test]
+fn the_files_of_a_backup_are_those_of_the_slots_and_no_other_path_passes_for_one() {
+    let data = Data::new();
+    assert_eq!(data.store.files().unwrap(), [""; 0]);
+    data.save();
+    assert_eq!(data.store.files().unwrap(), ["certificates/main/pair.pem"]);
+    data.save();
+    let files = data.store.files().unwrap();
+    assert_eq!(
+        files,
+        [
+            "certificates/main/pair.pem",
+            "certificates/main/previous.pem"
+        ]
+    );
+    assert!(files.iter().all(|file| CertificateStore::is_file(file)));
+    for path in [
+        "certificates/main",
+        "certificates/main/other.pem",
+        "certificates/../pair.pem",
+        "certificates//pair.pem",
+        "/certificates/main/pair.pem",
+        "certificates/main/../../secret.key",
+        "tls/main/pair.pem",
+        "certificates/main/x/pair.pem",
+    ] {
+        assert!(!CertificateStore::is_file(path), "{path}");
+    }
+}
+
+#[test]
 fn the_private_key_is_given_in_pem_and_never_shown() {
     let data = Data::new();
     assert!(data.store.private_key("main").unwrap().is_none());

@@ -1,7 +1,7 @@
 //! Which certificate does this handshake get? A set of named slots, swapped as a whole while
 //! connections stay up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -126,6 +126,25 @@ impl Certificates {
     /// What is wrong, by slot.
     pub fn problems(&self) -> BTreeMap<String, String> {
         self.problems.lock().clone()
+    }
+
+    /// Slots of which the second is for a name of the first, and never served for it: their keys are
+    /// of the same kind.
+    pub fn overlaps(&self) -> BTreeSet<(String, String)> {
+        let set = self.current.load();
+        let slot = |wanted: &Arc<Certificate>| {
+            let mut slots = set.slots.iter();
+            let found = slots.find(|(_, certificate)| Arc::ptr_eq(certificate, wanted));
+            found.map(|(slot, _)| slot.clone()).unwrap_or_default()
+        };
+        (set.exact.values())
+            .chain(set.wildcard.values())
+            .chain(set.address.values())
+            .flat_map(|ranked| ranked.windows(2))
+            .filter(|pair| pair.iter().all(|certificate| !certificate.is_built_in()))
+            .filter(|pair| pair[0].preference() == pair[1].preference())
+            .map(|pair| (slot(&pair[0]), slot(&pair[1])))
+            .collect()
     }
 
     /// The certificate of a client that asks for no name we have.

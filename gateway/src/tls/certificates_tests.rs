@@ -154,6 +154,32 @@ fn the_built_in_certificate_is_the_default_only_while_there_is_nothing_better() 
 }
 
 #[test]
+fn the_default_is_that_of_tls_then_that_of_acme_then_the_first_by_name() {
+    let ca = Authority::new("CA");
+    let pairs = ["a", "acme", "b", "default"].map(|slot| (slot, ca.ecdsa(&[slot])));
+    let slots = Slots::new(&pairs.each_ref().map(|(slot, pair)| (*slot, pair)));
+    for slot in ["default", "acme", "a", "b"] {
+        assert_eq!(slots.named("elsewhere.net"), slot);
+        slots.0.remove(slot);
+    }
+}
+
+#[test]
+fn certificates_that_hide_each_other_are_told() {
+    let ca = Authority::new("CA");
+    let slots = Slots::new(&[
+        ("a", &ca.ecdsa(&["one.example.org", "192.0.2.1"])),
+        ("b", &ca.ecdsa(&["two.example.org", "192.0.2.1"])),
+        ("rsa", &ca.rsa(&["one.example.org", "two.example.org"])),
+        ("c", &ca.ecdsa(&["*.example.org"])),
+    ]);
+    let expected = [("a".to_owned(), "b".to_owned())];
+    assert_eq!(slots.0.overlaps(), expected.into());
+    slots.0.remove("b");
+    assert_eq!(slots.0.overlaps(), [].into());
+}
+
+#[test]
 fn an_empty_set_offers_nothing() {
     let certificates = Certificates::default();
     let offer = Offer {

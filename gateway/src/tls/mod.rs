@@ -23,7 +23,7 @@ mod private_ca;
 mod server_config;
 mod subject_name;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

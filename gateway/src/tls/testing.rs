@@ -1,4 +1,4 @@
-//! Certificates for the tests of this room.
+//! Certificates for tests.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,14 +11,14 @@ use rcgen::{
 use super::*;
 
 /// A CA that issues what a test asks for.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     certificate: String,
     parameters: CertificateParams,
     key: KeyPair,
 }
 
 /// PEM text of a chain and of its leaf's key.
-pub(super) struct Pair {
+pub(crate) struct Pair {
     pub chain: String,
     pub key: String,
 }
@@ -91,7 +91,7 @@ impl Pair {
 }
 
 /// Puts text into a file.
-pub(super) fn write(path: &Path, text: &str) {
+pub(crate) fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
