@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use postern_tests::gateway::Process;
-use postern_tests::peer::Tool;
+use postern_tests::peer::{Tool, installed_dir};
 use postern_tests::tls::{ALL_VERSIONS, client_config};
 use postern_tests::wait::within;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
@@ -30,9 +30,16 @@ pub const HTTP_PORT: u16 = 5_002;
 pub struct Options {
     config: Vec<(&'static str, serde_json::Value)>,
     environment: Vec<(&'static str, String)>,
+    newer: bool,
 }
 
 impl Options {
+    /// Pebble 2.6, which has renewal information (RFC 9773).
+    pub fn newer(mut self) -> Self {
+        self.newer = true;
+        self
+    }
+
     pub fn config(mut self, key: &'static str, value: impl Into<serde_json::Value>) -> Self {
         self.config.push((key, value.into()));
         self
@@ -112,7 +119,11 @@ impl Pebble {
 
     /// Starts the CA. What an earlier one knew is forgotten: accounts, orders, roots.
     pub async fn start_ca(&mut self) {
-        let mut tool = Tool::new("pebble")
+        let program = match self.options.newer {
+            true => installed_dir().join("pebble-2.6/usr/bin/pebble"),
+            false => PathBuf::from("pebble"),
+        };
+        let mut tool = Tool::new(program)
             .arg("-config")
             .arg(self.dir.path().join("pebble.json"))
             .args(["-dnsserver", &SocketAddr::new(self.ip, DNS).to_string()])

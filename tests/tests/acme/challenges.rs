@@ -87,7 +87,8 @@ fn assert_private(directory: &Path) {
 #[tokio::test]
 async fn tls_alpn_01_is_answered_by_a_listener_that_serves_clients_too() {
     let pebble = Options::default().start().await;
-    let acme = format!("domains = \"{NAME}\"\nchallenge = \"tls-alpn-01\"");
+    let acme =
+        format!("domains = \"{NAME}\"\nchallenge = \"tls-alpn-01\"\n[sys]\ninterval = \"1s\"\n");
     let world = World::issued(pebble, &acme).await;
     world.trusted(NAME).await.expect_success();
     let http = (world.pebble.ip, HTTP_PORT);
@@ -99,6 +100,19 @@ async fn tls_alpn_01_is_answered_by_a_listener_that_serves_clients_too() {
     let at = std::net::SocketAddr::new(world.pebble.ip, TLS_PORT);
     assert!(!offers(&world, at, b"acme-tls/1").await);
     assert!(offers(&world, at, b"mqtt").await);
+    // None of that was a failure of a client.
+    let answered = metric(&world, "acme_challenges_answered").await;
+    assert!(answered > 0, "{answered}");
+    assert_eq!(metric(&world, "handshakes_failed").await, 0);
+}
+
+/// A number that the gateway keeps, as of now.
+async fn metric(world: &World, name: &str) -> u64 {
+    let mut client = world.gateway.v5(&format!("looks-at-{name}")).await;
+    client.subscribe(&format!("$SYS/postern/{name}"), 0).await;
+    // The first may be a retained one of before.
+    client.receive().await;
+    client.receive().await.text().parse().expect("a number")
 }
 
 async fn offers(world: &World, at: std::net::SocketAddr, protocol: &[u8]) -> bool {

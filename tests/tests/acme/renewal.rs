@@ -1,5 +1,6 @@
 //! Renewal: at two thirds of any lifetime, when the CA asks for it, within the chain budget; connections stay up.
 
+use postern_tests::Setup;
 use postern_tests::packet::PINGREQ;
 use postern_tests::wait::{until, until_some};
 
@@ -126,6 +127,49 @@ async fn the_ca_may_ask_for_an_early_renewal_once() {
     .await;
     world.trusted(NAME).await.expect_success();
     assert_eq!(world.health().await, "healthy\n");
+}
+
+// RFC 9773, by Pebble 2.6: its window is the day on either side of two thirds of the lifetime.
+#[tokio::test]
+async fn renewal_falls_into_the_window_of_the_ca_and_says_what_it_replaces() {
+    const DAY: i64 = 86_400;
+    let options = Options::default().newer();
+    let pebble = options
+        .config("certificateValidityPeriod", 90 * DAY)
+        .start()
+        .await;
+    let acme = format!("domains = \"{NAME}\"");
+    let setup = Setup::new().toml(&config(&pebble, &acme));
+    let gateway = setup
+        .env("RUST_LOG", "info,gateway::tls=debug")
+        .start()
+        .await;
+    let world = World { pebble, gateway };
+    let first = world.certificate("acme").await;
+    let log = world.gateway.process.log();
+    until("the CA to be asked", || {
+        log.text().contains("the CA says when to renew")
+    })
+    .await;
+    let start = first["certificate"]["not-before"].as_i64().expect("a time");
+    let (by_age, at) = until_some("a moment by chance", async || {
+        let status = world.status("acme").await?;
+        let at = status["renewal"].as_i64()?;
+        let by_age = start + 60 * DAY;
+        (at != by_age).then_some((by_age, at))
+    })
+    .await;
+    assert!(
+        (at - by_age).abs() <= DAY + 60,
+        "{at} is not within a day of {by_age}"
+    );
+    world.renew(&["--force"]).await.expect_success();
+    assert!(
+        !log.text().contains("without saying what is replaced"),
+        "{}",
+        log.text()
+    );
+    world.trusted(NAME).await.expect_success();
 }
 
 #[tokio::test]

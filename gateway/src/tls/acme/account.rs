@@ -159,6 +159,45 @@ fn base64url(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()
 }
 
+/// The accounts of a data directory, for a backup: paths relative to it.
+///
+/// # Errors
+/// [`TlsError::Read`].
+pub fn account_files(data_directory: &Path) -> Result<Vec<String>, TlsError> {
+    let path = data_directory.join(DIRECTORY);
+    let failed = |source| TlsError::Read {
+        path: path.clone(),
+        source,
+    };
+    let entries = match std::fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        let path = format!("{DIRECTORY}/{}", name.to_string_lossy());
+        if is_account_file(&path) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a path relative to the data directory is that of an account.
+pub fn is_account_file(path: &str) -> bool {
+    let hash = path
+        .strip_prefix(DIRECTORY)
+        .and_then(|path| path.strip_prefix("/account-"))
+        .and_then(|path| path.strip_suffix(".json"));
+    hash.is_some_and(|hash| hash.len() == 8 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Where accounts and the states of renewals are, in the data directory.
+pub(super) const DIRECTORY: &str = "acme";
+
 fn file(directory: &Path, ca: &Ca) -> PathBuf {
     let hash: String = digest(&SHA256, ca.directory.as_bytes())
         .as_ref()
@@ -208,5 +247,36 @@ pub(super) fn explain(error: instant_acme::Error, ca: &Ca, transport: &Transport
         },
         Error::Json(error) => AcmeError::Nonsense(error.to_string()),
         other => AcmeError::Nonsense(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_finds_accounts_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(account_files(directory.path()).unwrap().is_empty());
+        let acme = directory.path().join(DIRECTORY);
+        std::fs::create_dir(&acme).unwrap();
+        for name in [
+            "account-0123abcd.json",
+            "acme.json",
+            "acme.key",
+            "account-../../x.json",
+        ] {
+            let _ = std::fs::write(acme.join(name), "");
+        }
+        let found = account_files(directory.path()).unwrap();
+        assert_eq!(found, ["acme/account-0123abcd.json"]);
+        assert!(!is_account_file("acme/account-../../x.json"));
+    }
+
+    #[test]
+    fn a_mac_key_is_read_with_and_without_padding() {
+        assert_eq!(base64url("-_8="), Some(vec![0xfb, 0xff]));
+        assert_eq!(base64url("-_8"), Some(vec![0xfb, 0xff]));
+        assert_eq!(base64url("not base64!"), None);
     }
 }

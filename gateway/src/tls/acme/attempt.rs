@@ -186,7 +186,7 @@ impl Workshop {
                 AcmeError::Preflight(_) | AcmeError::ExternalAccount { .. } | AcmeError::Tls(_)
             );
         let delay = schedule::retry_delay(state.failures, cheap, lifetime, chance());
-        let wish = error.retry_after().map_or(0, |at| unix_seconds(at));
+        let wish = error.retry_after().map_or(0, unix_seconds);
         let retry_at = (now + delay).max(wish.min(now + PAUSE_MAX));
         state.retry_at = Some(retry_at);
         state.last_error = Some(error.to_string());

@@ -25,6 +25,7 @@ mod settings;
 mod state;
 mod transport;
 
+pub use account::{account_files, is_account_file};
 pub(in crate::tls) use challenges::is_validation;
 pub use challenges::{Answered, Challenges};
 pub use preflight::{Finding, Preflight, Severity};

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::super::certificate::unix_seconds;
 use super::super::{CertificateStore, Certificates, TlsError};
+use super::account::DIRECTORY;
 use super::attempt::{Occasion, Outcome, Workshop};
 use super::{Challenge, Challenges, Plan, Preflight, Wanted};
 use crate::metrics::Metrics;
@@ -208,7 +209,19 @@ impl Renewals {
     /// The loop. Ends only when it is dropped.
     pub async fn run(self: Arc<Self>) {
         loop {
-            let next = self.clone().pass().await;
+            // A task of its own: whatever panics in it, the loop goes on.
+            let mut pass = JoinSet::new();
+            pass.spawn(self.clone().pass());
+            let next = match pass.join_next().await {
+                Some(Ok(next)) => next,
+                ended => {
+                    tracing::error!(
+                        ?ended,
+                        "a look at the certificates died; the next is in a minute"
+                    );
+                    unix_seconds(SystemTime::now()) + AFTER_PANIC
+                }
+            };
             let now = unix_seconds(SystemTime::now());
             let wait = u64::try_from(next - now).unwrap_or(0).max(1);
             let nap = Duration::from_secs(wait).min(NAP);
@@ -326,7 +339,7 @@ impl Renewals {
         let parts = &self.parts;
         let workshop = Workshop {
             ca: plan.ca.clone(),
-            directory: parts.data_directory.join("acme"),
+            directory: parts.data_directory.join(DIRECTORY),
             store: self.store.clone(),
             certificates: parts.certificates.clone(),
             challenges: parts.challenges.clone(),
@@ -445,3 +458,7 @@ pub fn find<'a>(plan: &'a Plan, slot: &str) -> Result<&'a Wanted, String> {
         }
     })
 }
+
+#[cfg(test)]
+#[path = "renewals_tests.rs"]
+mod tests;

@@ -122,11 +122,11 @@ mod tests {
             .collect();
         assert_eq!(delays[..4], [300, 600, 1_200, 2_400]);
         assert!(delays.iter().all(|delay| *delay <= 12 * HOUR));
-        // Five in any hour, at the shortest that chance can give.
-        let four: i64 = (1..=4)
+        // The sixth comes after more than an hour, at the shortest that chance can give.
+        let five: i64 = (1..=5)
             .map(|failures| retry_delay(failures, false, None, 0.0))
             .sum();
-        assert!(four > HOUR, "the sixth attempt comes after {four} s");
+        assert!(five > HOUR, "the sixth attempt comes after {five} s");
         assert_eq!(retry_delay(u32::MAX, false, None, 1.0), 12 * HOUR * 6 / 5);
     }
 
