@@ -216,7 +216,9 @@ async fn the_preflight_names_a_forbidding_caa_record_and_a_port_that_is_taken() 
         .await
         .expect_success();
     assert!(
-        preflight.stdout.contains("http-01 is answered on"),
+        preflight
+            .stdout
+            .contains("something must forward port 80 there"),
         "{preflight}"
     );
 }
