@@ -324,3 +324,101 @@ fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     );
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn door(tls: &str) -> (Arc<ChallengeDoor>, SocketAddr) {
+        let metrics = Arc::new(Metrics::default());
+        let settings = Settings {
+            bind: vec!["127.0.0.1:0".parse().unwrap()],
+            max_connections: 64,
+            tls: vec![tls.parse().unwrap()],
+        };
+        let challenges = Challenges::new(metrics.clone()).unwrap();
+        let serves = |host: &str| host == "mqtt.example.org";
+        let door = ChallengeDoor::new(settings, challenges, serves, metrics);
+        let addresses = door.open_http().await.unwrap();
+        (door, addresses[0])
+    }
+
+    /// Status line and `Location` of the answer to a request for `path` with these header fields.
+    async fn ask(at: SocketAddr, path: &str, fields: &str) -> (String, Option<String>) {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\n{fields}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        let location = answer
+            .lines()
+            .find_map(|line| line.strip_prefix("location: "))
+            .map(str::to_owned);
+        let status = answer.lines().next().unwrap_or_default().to_owned();
+        (status, location)
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_one_of_our_names_is_sent_to_https_and_nobody_else_anywhere() {
+        let (_door, at) = door("[::]:443").await;
+        for (path, fields, location) in [
+            (
+                "/",
+                "Host: mqtt.example.org\r\n",
+                Some("https://mqtt.example.org/"),
+            ),
+            (
+                "/a?b=c",
+                "Host: MQTT.example.org:80\r\n",
+                Some("https://mqtt.example.org/a?b=c"),
+            ),
+            ("/", "Host: evil.example\r\n", None),
+            (
+                "//evil.example",
+                "Host: mqtt.example.org\r\n",
+                Some("https://mqtt.example.org//evil.example"),
+            ),
+            ("http://evil.example/", "Host: evil.example\r\n", None),
+            ("/", "", None),
+        ] {
+            let (status, found) = ask(at, path, fields).await;
+            assert_eq!(found.as_deref(), location, "{path} {fields:?} {status}");
+            let wanted = if location.is_some() { " 308 " } else { " 404 " };
+            assert!(status.contains(wanted), "{path} {fields:?} {status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_https_on_its_usual_port_nobody_is_sent_there() {
+        let (door, at) = door("[::]:8883").await;
+        let (status, _) = ask(at, "/", "Host: mqtt.example.org\r\n").await;
+        assert!(status.contains(" 404 "), "{status}");
+        door.close_http();
+        assert!(door.addresses().is_empty());
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while TcpStream::connect(at).await.is_ok() {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the port stays open"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_told_with_who_has_it() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let settings = Settings {
+            bind: vec![taken.local_addr().unwrap()],
+            max_connections: 64,
+            tls: Vec::new(),
+        };
+        let challenges = Challenges::new(metrics.clone()).unwrap();
+        let door = ChallengeDoor::new(settings, challenges, |_| false, metrics);
+        let problem = door.open_http().await.unwrap_err();
+        let holder = format!("(process {}) has the port", std::process::id());
+        assert!(problem.contains(&holder), "{problem}");
+    }
+}

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
@@ -345,7 +347,15 @@ impl Renewals {
             challenges: parts.challenges.clone(),
             doors: parts.doors.clone(),
         };
-        let (outcome, status) = workshop.look_after(&wanted, occasion).await;
+        // States and certificates are files: a thread for blocking work drives all of it.
+        let driver = Handle::current();
+        let work = move || driver.block_on(workshop.look_after(&wanted, occasion));
+        let (outcome, status) = match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => panic::resume_unwind(error.into_panic()),
+            // The runtime ends.
+            Err(_) => return Outcome::NotDue,
+        };
         match &outcome {
             Outcome::Renewed => parts.metrics.certificate_renewals.add(1),
             Outcome::Failed(_) => parts.metrics.certificate_renewals_failed.add(1),
