@@ -255,7 +255,7 @@ fn about(entry: &str, problem: &'static str, remedy: &'static str) -> Wrong {
 
 /// Names for a certificate: as for the private CA's, and each once.
 pub(crate) fn domains_usable(domains: &[String]) -> Result<(), Wrong> {
-    crate::settings::server_names_usable(domains)?;
+    crate::tls::server_names_usable(domains)?;
     let mut seen = BTreeSet::new();
     match domains
         .iter()

@@ -3,8 +3,10 @@
 //! A rule is silent while one of its keys has a problem of its own: its default stands in for
 //! it then, and would be blamed for what nobody wrote.
 
+use std::time::Duration;
+
 use crate::{
-    Config,
+    Config, TlsVersion,
     acme::provable,
     listener::collide,
     read::Findings,
@@ -14,8 +16,10 @@ use crate::{
 
 pub(crate) fn check(config: &Config, findings: &mut Findings) {
     tls_files(config, findings);
+    ciphers_fit_version(config, findings);
     acme(config, findings);
     packet_fits_budget(config, findings);
+    bans_fit(config, findings);
     permits_fit_log(config, findings);
     listeners(config, findings);
 }
@@ -54,6 +58,24 @@ fn tls_files(config: &Config, findings: &mut Findings) {
     );
     let keys = ["tls.certificate", "tls.private_key"];
     blame(findings, &keys, |_| set.show(), wrong);
+}
+
+fn ciphers_fit_version(config: &Config, findings: &mut Findings) {
+    let tls = &config.tls;
+    if tls.min_version < TlsVersion::Tls13 || tls.ciphers.suites().iter().any(|s| s.is_tls13()) {
+        return;
+    }
+    let wrong = Wrong::new(
+        "tls.ciphers has no suite of TLS 1.3, and tls.min_version allows nothing older: nobody \
+         could connect",
+        r#"add "TLS_AES_128_GCM_SHA256", or set min_version = "1.2""#,
+    );
+    let keys = ["tls.ciphers", "tls.min_version"];
+    let value = |key: &str| match key {
+        "tls.ciphers" => tls.ciphers.show(),
+        _ => tls.min_version.show(),
+    };
+    blame(findings, &keys, value, wrong);
 }
 
 fn acme(config: &Config, findings: &mut Findings) {
@@ -114,6 +136,28 @@ fn packet_fits_budget(config: &Config, findings: &mut Findings) {
     let value = |key: &str| match key {
         "limits.max_packet_size" => limits.max_packet_size.show(),
         _ => limits.memory_budget.show(),
+    };
+    blame(findings, &keys, value, wrong);
+}
+
+fn bans_fit(config: &Config, findings: &mut Findings) {
+    let bans = &config.bans;
+    if bans.duration <= bans.duration_max {
+        return;
+    }
+    let show = |duration: Duration| duration.show().unwrap_or_default().replace('"', "");
+    let wrong = Wrong::new(
+        format!(
+            "bans.duration ({}) is longer than bans.duration_max ({})",
+            show(bans.duration),
+            show(bans.duration_max)
+        ),
+        "shorten the first or lengthen the second",
+    );
+    let keys = ["bans.duration", "bans.duration_max"];
+    let value = |key: &str| match key {
+        "bans.duration" => bans.duration.show(),
+        _ => bans.duration_max.show(),
     };
     blame(findings, &keys, value, wrong);
 }

@@ -7,8 +7,11 @@
 //! directory is writable is for the gateway to find out.
 
 mod acme;
+mod bans;
 mod certificate;
 mod check;
+mod ciphers;
+mod client_certificates;
 mod limits;
 mod list;
 mod listener;
@@ -18,24 +21,30 @@ mod settings;
 mod size;
 mod source;
 mod store;
+mod tls;
 mod value;
 mod visit;
 
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
 pub use acme::{Acme, Challenge, KeyType};
+pub use bans::Bans;
 pub use certificate::Certificate;
+pub use ciphers::{CipherSuite, Ciphers};
+pub use client_certificates::{
+    CertificateName, ClientCa, ClientCertificates, Demand, Fingerprint, Require,
+};
+pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};
 #[cfg(feature = "rumqttd")]
 pub use rumqttd::RouterConfig;
-pub use settings::{
-    Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys, Tls, TlsVersion,
-};
+pub use settings::{Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys};
 pub use size::ByteSize;
 pub use source::{ENV_PREFIX, Sources};
 pub use store::{Durability, Store};
+pub use tls::{Tls, TlsVersion};
 
 use list::{Entry, entries};
 use read::Reader;
@@ -72,6 +81,7 @@ pub struct Config {
     /// By name. Default none.
     pub certificates: BTreeMap<String, Certificate>,
     pub limits: Limits,
+    pub bans: Bans,
     pub session: Session,
     pub store: Store,
     pub auth: Auth,
@@ -90,6 +100,7 @@ impl Default for Config {
             acme: Acme::default(),
             certificates: BTreeMap::new(),
             limits: Limits::default(),
+            bans: Bans::default(),
             session: Session::default(),
             store: Store::default(),
             auth: Auth::default(),
@@ -110,6 +121,7 @@ impl Section for Config {
             acme,
             certificates,
             limits,
+            bans,
             session,
             store,
             auth,
@@ -124,6 +136,7 @@ impl Section for Config {
         v.section("acme", acme);
         v.tables("certificates", certificates);
         v.section("limits", limits);
+        v.section("bans", bans);
         v.section("session", session);
         v.section("store", store);
         v.section("auth", auth);

@@ -1,5 +1,7 @@
 //! Executes commands: checks them, stores the change, puts it into force, and tells the live sessions.
 
+mod ca;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -11,13 +13,14 @@ use tokio::time::timeout;
 
 use super::{
     AdminError, Answer, Backup, CertificateDesk, Command, LiveSessions, NewPassword, RuleLine,
-    Secret, UserLine,
+    Secret, UserLine, bans,
 };
 use crate::acl::{Policy, PolicyHandle, Rule, Subject, Who, explain};
 use crate::auth::{
     Authenticator, LOCAL_REALM, SecretKey, Settings, Users, check_role, check_user_name,
     generate_secret,
 };
+use crate::listen::Door;
 use crate::store::{Accounts, Credential, NewRule, Snapshot, StoreError, StoredRule};
 use crate::tls::acme::{Renewals, Request};
 
@@ -31,6 +34,7 @@ pub struct Administration {
     in_force: Mutex<InForce>,
     live: OnceLock<Arc<dyn LiveSessions>>,
     certificates: OnceLock<Arc<CertificateDesk>>,
+    door: OnceLock<Arc<Door>>,
     /// One change at a time, in the order they came: live sessions hear of them in the order they were stored.
     turns: Semaphore,
     /// One backup at a time: it needs as much space as the databases.
@@ -82,6 +86,7 @@ impl Administration {
             in_force,
             live: OnceLock::new(),
             certificates: OnceLock::new(),
+            door: OnceLock::new(),
             turns: Semaphore::new(1),
             backups: Arc::new(Semaphore::new(1)),
         }))
@@ -107,6 +112,11 @@ impl Administration {
     /// Says where the certificates are. The first one stays.
     pub fn attach_certificates(&self, desk: Arc<CertificateDesk>) {
         let _ = self.certificates.set(desk);
+    }
+
+    /// Says whose bans the operator lists and lifts. The first one stays.
+    pub fn attach_door(&self, door: Arc<Door>) {
+        let _ = self.door.set(door);
     }
 
     /// Closes the database after what is under way.
@@ -197,6 +207,26 @@ impl Administration {
                 let _turn = self.turn().await?;
                 self.at_desk(move |desk| desk.roll_back(&name)).await
             }
+            Command::InitCa => self.init_ca().await,
+            Command::ShowCa => self.show_ca().await,
+            Command::IssueCertificate {
+                kind,
+                name,
+                names,
+                days,
+                request,
+            } => {
+                self.issue_certificate(kind, name, names, days, request)
+                    .await
+            }
+            Command::RevokeCertificate { which, reason } => {
+                self.revoke_certificate(which, reason).await
+            }
+            Command::ListIssued { after } => self.list_issued(after).await,
+            Command::RevocationList => self.revocation_list().await,
+            Command::ListBans => bans::list(self.door()?),
+            Command::AddBan { network, seconds } => bans::add(self.door()?, &network, seconds),
+            Command::LiftBans { network } => bans::lift(self.door()?, &network),
             Command::Explain {
                 user,
                 action,
@@ -258,6 +288,13 @@ impl Administration {
         let desk = desk.ok_or_else(|| AdminError::Refused("no certificates here".to_owned()))?;
         let done = tokio::task::spawn_blocking(move || work(&desk)).await;
         done.map_err(|_| AdminError::Died)?
+    }
+
+    fn door(&self) -> Result<&Door, AdminError> {
+        self.door
+            .get()
+            .map(|door| &**door)
+            .ok_or(AdminError::NoGateway)
     }
 
     async fn add_user(
@@ -341,7 +378,7 @@ impl Administration {
             0 => format!("user {name} removed"),
             _ => format!("user {name} removed, and {rules} rules that were for it"),
         };
-        Ok(done(message, None, Vec::new()))
+        Ok(done(message, None, self.certificates_left(name).await))
     }
 
     async fn add_rule(&self, rule: Rule) -> Result<Answer, AdminError> {

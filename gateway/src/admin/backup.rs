@@ -41,6 +41,7 @@ impl Part {
         Part::file(FirstAccount::FILE, 0o600),
         Part::file("tls/ca.pem", 0o644),
         Part::file("tls/ca.key", 0o600),
+        Part::file("tls/ca.crl", 0o644),
         Part::file("tls/server.pem", 0o644),
         Part::file("tls/server.key", 0o600),
     ];

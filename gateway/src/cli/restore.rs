@@ -252,7 +252,7 @@ fn compact(seconds: u64) -> String {
 }
 
 /// `2026-11-21 06:19:52 UTC`.
-fn spoken(seconds: u64) -> String {
+pub(super) fn spoken(seconds: u64) -> String {
     let ([year, month, day], [hour, minute, second]) = civil(seconds);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }

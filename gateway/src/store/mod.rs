@@ -10,6 +10,7 @@
 //! This room keeps text and bytes. What a credential proves is `auth`'s business, what a rule means is `acl`'s.
 
 mod accounts;
+mod certificates;
 pub mod messages;
 mod open;
 mod rules;
@@ -20,6 +21,7 @@ pub mod writer;
 use std::path::PathBuf;
 
 pub use accounts::{Accounts, Credential, Snapshot, User};
+pub use certificates::{NewCertificate, Revocation, StoredCertificate};
 pub use rules::{NewRule, StoredRule};
 
 /// Why the store could not be opened, read or changed.

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod certificates;
+mod client_certificates;
 pub mod logging;
 mod reload;
 mod renewal;
@@ -15,7 +16,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use broker_config::{Config, TlsVersion};
+use broker_config::{Config, Listener, Protocol, TlsVersion};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -29,7 +30,8 @@ use crate::{
     auth,
     data_dir::{DataDir, DataDirError, Lock},
     listen::{
-        Admissions, Context, Handshakes, ListenError,
+        Admissions, Context, Door, Farewells, Handshakes, ListenError, Turns,
+        lag::{self, Verdict},
         listener::{self, Wrapping},
     },
     metrics::Metrics,
@@ -39,16 +41,17 @@ use crate::{
         dispatcher::{self, Dispatcher, StoredLimits},
         retained::RetainedLimits,
     },
-    session::{Agenda, registry::Registry, settings::Settings},
+    session::{Agenda, Departures, registry::Registry, settings::Settings},
     store::{
         StoreError,
         messages::{Durability, Messages},
         writer::{self, Store},
     },
     tls::{
-        Alpn, CertificateFiles, CertificateStore, Certificates, MinVersion, PrivateCa,
-        ServerConfigs, ServerTlsSettings, TlsAcceptor, TlsError,
+        Alpn, CertificateFiles, CertificateStore, Certificates, ClientTrust, ClientTrusts,
+        MinVersion, PrivateCa, ServerConfigs, ServerTlsSettings, TlsAcceptor, TlsError,
         acme::{Challenges, Renewals},
+        cipher_suites,
     },
 };
 
@@ -67,6 +70,7 @@ pub struct Gateway {
     administration: Arc<Administration>,
     certificates: Arc<Certificates>,
     certificate_files: Arc<CertificateFiles>,
+    trusts: Arc<ClientTrusts>,
     renewals: Arc<Renewals>,
     private_ca: Option<Arc<PrivateCa>>,
     first_account: Option<FirstAccount>,
@@ -113,6 +117,9 @@ impl Gateway {
         let directory = DataDir::locate(config.data_dir.as_deref(), config.runtime_dir.as_deref())?;
         directory.create()?;
         let mut lock = directory.lock_within(LOCK_PATIENCE)?;
+        for path in directory.close_secrets()? {
+            tracing::warn!(path = %path.display(), "others could read this file with secrets; it has mode 0600 now. Change what is in it if somebody may have read it");
+        }
         // Ports first: of all that may fail, this is what fails most.
         let sockets = bind_all(&config)?;
         let addresses = Addresses::of(&sockets);
@@ -134,14 +141,28 @@ impl Gateway {
         let (messages, _) = Messages::open(directory.path(), durability(&config.load())).await?;
         let (registry, store, writer) =
             start_engine(&config, &administration, messages, &metrics, &mut engine).await?;
-        let sessions = Sessions::new(registry.clone(), administration.users().clone());
+        client_certificates::keep_ca(&administration).await;
+        let trusts = open_trusts(&config.load_full(), directory.path(), &metrics).await?;
+        client_certificates::forget_wills(&registry, &administration).await;
+        let users = administration.users().clone();
+        let sessions = Sessions::new(registry.clone(), users, trusts.clone());
         administration.attach(Arc::new(sessions));
+        engine.spawn(client_certificates::watch(
+            registry.clone(),
+            administration.clone(),
+            trusts.clone(),
+        ));
+        let door = start_door(&config, &metrics, &mut engine);
+        administration.attach_door(door.clone());
         let context = Arc::new(Context {
             config: config.clone(),
+            door,
             registry,
             authenticator: administration.authenticator().clone(),
             admissions: Admissions::new(metrics.clone()),
             handshakes: Handshakes::default(),
+            turns: Turns::default(),
+            farewells: Farewells::default(),
             metrics,
         });
         let desk = CertificateDesk::new(
@@ -175,6 +196,7 @@ impl Gateway {
             sockets,
             &config.load(),
             (&certificates, &challenges),
+            &trusts,
             &context,
             &stopped,
             &mut doors,
@@ -187,6 +209,7 @@ impl Gateway {
             administration,
             certificates,
             certificate_files: files,
+            trusts,
             renewals,
             private_ca,
             first_account,
@@ -294,6 +317,21 @@ fn bind_all(config: &Config) -> Result<Sockets, ListenError> {
     Ok(sockets)
 }
 
+/// Whom listeners with client certificates trust.
+async fn open_trusts(
+    config: &Arc<Config>,
+    directory: &Path,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<ClientTrusts>, StartError> {
+    let (config, directory) = (config.clone(), directory.to_owned());
+    let metrics = metrics.clone();
+    // File I/O.
+    let opened = tokio::task::spawn_blocking(move || {
+        ClientTrusts::open(&config.listeners, &directory, metrics)
+    });
+    Ok(opened.await??)
+}
+
 async fn start_engine(
     config: &Arc<ArcSwap<Config>>,
     administration: &Administration,
@@ -342,6 +380,7 @@ async fn start_engine(
     );
     engine.spawn(dispatcher.run(outlet));
     engine.spawn(Agenda::run(registry.clone()));
+    engine.spawn(Departures::run(registry.clone()));
     engine.spawn(writer::keep_up(upkeep, metrics.clone()));
     let interval = config.clone();
     engine.spawn(admin::sys::run(registry.clone(), move || {
@@ -349,6 +388,20 @@ async fn start_engine(
     }));
     let writer = tokio::spawn(writer.run(registry.clone()));
     Ok((registry, store, writer))
+}
+
+/// The door, and what measures whether it may stand open.
+fn start_door(
+    config: &Arc<ArcSwap<Config>>,
+    metrics: &Arc<Metrics>,
+    engine: &mut JoinSet<()>,
+) -> Arc<Door> {
+    let (verdict, watched) = watch::channel(Verdict::Accept);
+    let limits = config.clone();
+    engine.spawn(lag::watch(verdict, metrics.clone(), move || {
+        limits.load().limits.max_lag
+    }));
+    Arc::new(Door::new(config.clone(), metrics.clone(), watched))
 }
 
 fn dispatcher_limits(config: &Config) -> dispatcher::Limits {
@@ -377,6 +430,7 @@ fn open_doors(
     sockets: Sockets,
     config: &Config,
     (certificates, challenges): (&Arc<Certificates>, &Arc<Challenges>),
+    trusts: &ClientTrusts,
     context: &Arc<Context>,
     stopped: &watch::Receiver<bool>,
     doors: &mut JoinSet<()>,
@@ -387,7 +441,9 @@ fn open_doors(
         };
         // One set of TLS configurations for each listener, never shared (C1).
         let tls = if settings.tls {
-            Some(acceptor(config, certificates)?.with_challenges(challenges.clone()))
+            let clients = trusts.of(&name);
+            let acceptor = acceptor(config, settings, certificates, clients, context)?;
+            Some(acceptor.with_challenges(challenges.clone()))
         } else {
             None
         };
@@ -396,6 +452,9 @@ fn open_doors(
             tls,
             protocol: settings.protocol,
             paths: settings.paths.clone(),
+            proxies: settings
+                .proxy_protocol
+                .then(|| settings.trusted_proxies.clone()),
         });
         for (_, listener) in listeners {
             doors.spawn(listener::run(
@@ -409,19 +468,31 @@ fn open_doors(
     Ok(())
 }
 
-fn acceptor(config: &Config, certificates: &Arc<Certificates>) -> Result<TlsAcceptor, TlsError> {
+fn acceptor(
+    config: &Config,
+    listener: &Listener,
+    certificates: &Arc<Certificates>,
+    clients: Option<&Arc<ClientTrust>>,
+    context: &Context,
+) -> Result<TlsAcceptor, TlsError> {
     let settings = ServerTlsSettings {
         min_version: match config.tls.min_version {
             TlsVersion::Tls12 => MinVersion::Tls12,
             TlsVersion::Tls13 => MinVersion::Tls13,
         },
-        alpn: Alpn::default(),
-        ..ServerTlsSettings::default()
+        alpn: Alpn {
+            mqtt: listener.protocol != Protocol::WebSocket,
+            http: listener.protocol != Protocol::Mqtt,
+        },
+        ciphers: cipher_suites(&config.tls.ciphers.suites()),
+        session_lifetime: config.tls.session_lifetime,
+        session_cache: config.tls.session_cache,
+        max_fragment: Some(listener.max_fragment_size.bytes()),
+        metrics: context.metrics.clone(),
     };
-    Ok(TlsAcceptor::new(Arc::new(ServerConfigs::new(
-        certificates.clone(),
-        &settings,
-    )?)))
+    let verifier = clients.map(ClientTrust::verifier);
+    let configs = ServerConfigs::asking(certificates.clone(), &settings, verifier)?;
+    Ok(TlsAcceptor::new(Arc::new(configs)).trusting(clients.cloned()))
 }
 
 fn auth_settings(config: &Config) -> auth::Settings {
@@ -440,5 +511,6 @@ async fn housekeeping(context: Arc<Context>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         context.registry.relieve();
+        context.door.tidy_up();
     }
 }

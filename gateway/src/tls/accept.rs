@@ -7,12 +7,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use rustls::ServerConfig;
 use rustls::server::Acceptor;
+use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::acme::{self, Challenges};
-use super::{ServerConfigs, client_hello_facts};
+use super::{
+    ClientCertificate, ClientCertificateError, ClientTrust, ServerConfigs, client_hello_facts,
+};
 
 /// A TLS connection over `S`. `get_ref().1` tells what was negotiated.
 pub type TlsStream<S> = tokio_rustls::server::TlsStream<Tap<S>>;
@@ -22,6 +26,7 @@ pub type TlsStream<S> = tokio_rustls::server::TlsStream<Tap<S>>;
 pub struct TlsAcceptor {
     configs: Arc<ServerConfigs>,
     local: Option<IpAddr>,
+    clients: Option<Arc<ClientTrust>>,
     challenges: Option<Arc<Challenges>>,
 }
 
@@ -31,6 +36,7 @@ impl TlsAcceptor {
         Self {
             configs,
             local: None,
+            clients: None,
             challenges: None,
         }
     }
@@ -50,6 +56,35 @@ impl TlsAcceptor {
         }
     }
 
+    /// What the listener trusts its clients by, if it asks for certificates.
+    pub fn trust(&self) -> Option<&Arc<ClientTrust>> {
+        self.clients.as_ref()
+    }
+
+    /// With what the listener trusts its clients by; its configurations ask for certificates.
+    pub fn trusting(self, clients: Option<Arc<ClientTrust>>) -> Self {
+        Self { clients, ..self }
+    }
+
+    /// The client's certificate, judged anew: a resumed handshake brings the chain of the first one
+    /// back without asking whether it is still good (rule C1). To be called after every handshake.
+    ///
+    /// # Errors
+    /// Why the client may not go on.
+    pub fn client<S>(
+        &self,
+        stream: &TlsStream<S>,
+    ) -> Result<Option<ClientCertificate>, ClientCertificateError> {
+        let Some(trust) = &self.clients else {
+            return Ok(None);
+        };
+        match stream.get_ref().1.peer_certificates() {
+            Some(chain) => trust.identify(chain, UnixTime::now()).map(Some),
+            None if trust.is_required() => Err(ClientCertificateError::Missing),
+            None => Ok(None),
+        }
+    }
+
     /// Completes the server's handshake on `stream`. Reads at most 64 KiB before the ClientHello is
     /// complete. Sets no deadline: wrap it in one.
     ///
@@ -65,10 +100,14 @@ impl TlsAcceptor {
     {
         // The handshake's states are several KB; in a box, a connection's task does not keep room
         // for them as long as it lives.
-        Box::pin(self.handshake(stream)).await
+        Box::pin(async { self.hello(stream).await?.finish().await }).await
     }
 
-    async fn handshake<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    /// The first part of [`Self::accept`]: reads the ClientHello, which costs next to nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::accept`].
+    pub async fn hello<S>(&self, stream: S) -> io::Result<Hello<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -84,10 +123,26 @@ impl TlsAcceptor {
             return Err(challenges.answer(start).await);
         }
         let mut config = self.configs.for_client(&client_hello_facts(&record));
-        drop(record);
         if let Some(local) = self.local {
             config = self.configs.at(local, &start.client_hello(), config);
         }
+        Ok(Hello { start, config })
+    }
+}
+
+/// A client that has said its ClientHello, and the configuration that was picked for it.
+pub struct Hello<S> {
+    start: StartHandshake<Tap<S>>,
+    config: Arc<ServerConfig>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Hello<S> {
+    /// The second part of [`TlsAcceptor::accept`], which costs a signature and a key exchange.
+    ///
+    /// # Errors
+    /// As for [`TlsAcceptor::accept`].
+    pub async fn finish(self) -> io::Result<TlsStream<S>> {
+        let Self { start, config } = self;
         start
             .into_stream_with(config, |connection| {
                 connection.set_buffer_limit(Some(OUTGOING_LIMIT))

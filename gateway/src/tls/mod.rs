@@ -16,10 +16,13 @@ mod certificate_files;
 mod certificate_store;
 mod certificates;
 mod chain;
+mod ciphers;
+pub mod client_certificates;
 mod client_hello;
 mod pem;
 mod pins;
-mod private_ca;
+pub mod private_ca;
+mod resumption;
 mod server_config;
 mod subject_name;
 #[cfg(test)]
@@ -35,6 +38,10 @@ pub use certificate_files::{CertificateFiles, Changes};
 pub use certificate_store::{CertificateStore, PrivateKeyPem};
 pub use certificates::Certificates;
 pub use chain::{ChainLink, KeyKind};
+pub use ciphers::cipher_suites;
+pub use client_certificates::{
+    ClientCertificate, ClientCertificateError, ClientTrust, ClientTrusts,
+};
 pub use client_hello::{ClientHelloFacts, client_hello_facts};
 pub use pins::Pins;
 pub use private_ca::{PrivateCa, Renewal};
@@ -115,6 +122,9 @@ pub enum TlsError {
 
     #[error("{bytes} bytes cannot be the largest TLS record; give a number from 64 to 16384")]
     RecordSize { bytes: usize },
+
+    #[error("{0}")]
+    Request(String),
 
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),

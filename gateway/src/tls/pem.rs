@@ -142,28 +142,31 @@ pub(super) fn parse_private_key(
 /// # Errors
 /// [`TlsError::Read`].
 pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let fail = |source| TlsError::Read {
+    read_at_most(path, MAX_PEM_FILE).map_err(|source| TlsError::Read {
         path: path.to_owned(),
         source,
-    };
+    })
+}
+
+/// Reads a regular file of at most `max` bytes.
+///
+/// # Errors
+/// What the system says; `FileTooLarge` over `max`, `InvalidInput` for what is not a file.
+pub(super) fn read_at_most(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     // Opening a FIFO would block the start for ever.
-    if !fs::metadata(path).map_err(fail)?.is_file() {
-        return Err(fail(io::Error::new(
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "it is not a regular file",
-        )));
+        ));
     }
     let mut contents = Vec::new();
-    File::open(path)
-        .map_err(fail)?
-        .take(MAX_PEM_FILE + 1)
-        .read_to_end(&mut contents)
-        .map_err(fail)?;
-    if contents.len() as u64 > MAX_PEM_FILE {
-        return Err(fail(io::Error::new(
+    File::open(path)?.take(max + 1).read_to_end(&mut contents)?;
+    if contents.len() as u64 > max {
+        return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            "it is larger than 1 MiB, too large for PEM",
-        )));
+            format!("it is larger than {} MiB", max >> 20),
+        ));
     }
     Ok(contents)
 }

@@ -29,6 +29,8 @@ use super::certificate::unix_seconds;
 use super::pem::{self, CertificateFacts};
 use super::{CertificateSource, SubjectName, TlsError, atomic_file, server_config};
 
+pub mod signing;
+
 const DAY: i64 = 86_400;
 /// Ten years: devices keep `ca.pem` in flash and are seldom visited.
 const CA_LIFETIME: i64 = 3_652 * DAY;
@@ -149,6 +151,16 @@ impl PrivateCa {
     /// The file that clients need in order to trust this gateway (`--cafile`).
     pub fn ca_certificate(&self) -> PathBuf {
         self.directory.join("ca.pem")
+    }
+
+    /// Where the CA's certificate is in a data directory.
+    pub fn certificate_in(data_directory: &Path) -> PathBuf {
+        data_directory.join("tls/ca.pem")
+    }
+
+    /// Where the CA's list of revoked certificates is in a data directory.
+    pub fn revocation_list_in(data_directory: &Path) -> PathBuf {
+        data_directory.join("tls/ca.crl")
     }
 
     fn ca_key(&self) -> PathBuf {
