@@ -9,7 +9,7 @@ use crate::stand_in::StandIn;
 use crate::world::{NAME, World, config, text};
 
 /// Seconds that certificates live in these tests.
-const LIFE: u64 = 9;
+const LIFE: u64 = 12;
 
 #[tokio::test]
 async fn a_certificate_of_seconds_lives_through_renewals_while_clients_stay_connected() {

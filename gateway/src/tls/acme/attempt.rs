@@ -12,6 +12,7 @@ use rustls_pki_types::CertificateDer;
 use super::super::certificate::unix_seconds;
 use super::super::{Certificate, CertificateStore, Certificates, TlsError};
 use super::order::{Issued, Issuer, forget};
+use super::renewals::restore;
 use super::state::{Held, StateFile, Window};
 use super::transport::Transport;
 use super::{
@@ -85,7 +86,8 @@ impl Workshop {
         if let Some(outcome) = self.settle_held(wanted, occasion, file).await {
             return outcome;
         }
-        let present = self.certificates.get(&wanted.slot);
+        // A certificate that is wanted since a reload may have been kept since an earlier run.
+        let present = restore(&self.store, &self.certificates, &wanted.slot);
         if occasion == Occasion::Time {
             self.ask_when(wanted, present.as_deref(), file).await;
             let now = unix_seconds(SystemTime::now());

@@ -98,10 +98,31 @@ fn remedy(kind: &str) -> &'static str {
     }
 }
 
-/// Without control characters, and not without end.
+/// Without control characters, without tokens and key authorizations, and not without end.
 fn clean(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().take(DETAIL_MAX).map(plain).collect()
+    let part_of_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let mut clean = String::new();
+    let mut rest = text;
+    while clean.len() < DETAIL_MAX
+        && let Some(first) = rest.chars().next()
+    {
+        let word = rest.find(|c| !part_of_token(c)).unwrap_or(rest.len());
+        let (word, tail) = rest.split_at(word.max(first.len_utf8()));
+        match word {
+            word if is_token(word) => clean.push_str("..."),
+            word => clean.extend(word.chars().map(|c| if c.is_control() { ' ' } else { c })),
+        }
+        rest = tail;
+    }
+    clean.chars().take(DETAIL_MAX).collect()
+}
+
+/// Whether this is a token or a digest in base64url: 128 bits at least (RFC 8555, 8.1), and no label of
+/// a name, which CAs write in small letters.
+fn is_token(word: &str) -> bool {
+    word.len() >= 22
+        && word.bytes().any(|b| b.is_ascii_uppercase())
+        && word.bytes().any(|b| b.is_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -141,6 +162,20 @@ mod tests {
                 "{kind}"
             );
         }
+    }
+
+    #[test]
+    fn tokens_and_key_authorizations_are_not_passed_on() {
+        let said = "Fetching http://a.example/.well-known/acme-challenge/\
+                    yz6Bhm4LnpjAHOFQ9WRDJVG-K3AM5RPP8C1qY0l4tA4: Connection refused, expected \
+                    \"yz6Bhm4LnpjAHOFQ9WRDJVG-K3AM5RPP8C1qY0l4tA4.DbZ5sMcbkHZK2_bDCN2gw5KZAb4QeNrQOXfZ_Eqkz9I\"";
+        assert_eq!(
+            clean(said),
+            "Fetching http://a.example/.well-known/acme-challenge/...: Connection refused, expected \
+             \".......\""
+        );
+        let name = "a-very-long-label-of-a-name-that-stays-as-it-is.example";
+        assert_eq!(clean(name), name);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::super::certificate::unix_seconds;
-use super::super::{CertificateStore, Certificates, TlsError};
+use super::super::{Certificate, CertificateStore, Certificates, TlsError};
 use super::account::DIRECTORY;
 use super::attempt::{Occasion, Outcome, Workshop};
 use super::{Challenge, Challenges, Plan, Preflight, Wanted};
@@ -187,23 +187,12 @@ impl Renewals {
     pub fn load(&self) {
         for wanted in (self.parts.plan)().certificates {
             let slot = &wanted.slot;
-            match self.store.load(slot) {
-                Ok(Some(certificate)) => {
-                    if let Err(error) = certificate.check(SystemTime::now()) {
-                        tracing::error!(%error, "clients that verify certificates will refuse it");
-                    }
-                    self.parts.certificates.install(slot, certificate);
-                }
-                Ok(None) => tracing::info!(
+            if restore(&self.store, &self.parts.certificates, slot).is_none() {
+                tracing::info!(
                     certificate = slot,
                     "there is none yet: the private CA's certificate is served until the CA has \
                      issued it"
-                ),
-                Err(error) => tracing::error!(
-                    certificate = slot,
-                    %error,
-                    "the kept certificate cannot be used: a new one is ordered"
-                ),
+                );
             }
         }
     }
@@ -381,7 +370,11 @@ impl Renewals {
             if !stays {
                 tracing::info!(certificate = slot, "it is not wanted any more");
                 self.parts.certificates.set_problem(slot, None);
-                self.parts.certificates.remove(slot);
+                // The operator's files may have the slot by now.
+                let served = self.parts.certificates.get(slot);
+                if served.is_some_and(|served| self.store.holds(&served)) {
+                    self.parts.certificates.remove(slot);
+                }
             }
             stays
         });
@@ -447,6 +440,33 @@ impl Renewals {
             failing: problem.is_some(),
         };
     }
+}
+
+/// The certificate in force in this slot, or the one that is kept for it, which is then in force. One
+/// that cannot be used is none: a new one is ordered. Does file I/O.
+pub(super) fn restore(
+    store: &CertificateStore,
+    certificates: &Certificates,
+    slot: &str,
+) -> Option<Arc<Certificate>> {
+    if let Some(present) = certificates.get(slot) {
+        return Some(present);
+    }
+    match store.load(slot) {
+        Ok(Some(kept)) => {
+            if let Err(error) = kept.check(SystemTime::now()) {
+                tracing::error!(%error, "clients that verify certificates will refuse it");
+            }
+            certificates.install(slot, kept);
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!(
+            certificate = slot,
+            %error,
+            "the kept certificate cannot be used: a new one is ordered"
+        ),
+    }
+    certificates.get(slot)
 }
 
 /// The certificate of this slot.
