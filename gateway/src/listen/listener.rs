@@ -343,8 +343,9 @@ impl Guest {
             let metrics = &self.context.metrics;
             metrics.client_certificates_refused.add(1);
             metrics.handshakes_failed.add(1);
-            self.context.door.failed(self.peer.ip());
-            tracing::info!(peer = %self.peer, listener = %self.wrapping.name, %error, "not connected");
+            let door = &self.context.door;
+            door.failed(self.peer.ip());
+            door.complain(self.peer, &self.wrapping.name, &error);
         })?;
         Ok(client.map(Presented::new))
     }
@@ -371,7 +372,13 @@ impl Guest {
                     return None;
                 }
                 Err(_) => {
-                    tracing::info!(%peer, listener = %self.wrapping.name, "not connected: no byte within {time:?}");
+                    let door = &self.context.door;
+                    door.failed(peer.ip());
+                    door.complain(
+                        peer,
+                        &self.wrapping.name,
+                        &format!("no byte within {time:?}"),
+                    );
                     return None;
                 }
             },
