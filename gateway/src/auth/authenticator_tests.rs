@@ -313,7 +313,7 @@ impl World {
             password: user.map(|(_, password)| password.as_bytes()),
             certificate: Some(certificate),
         };
-        self.login.authenticate(credentials).await
+        self.login.authenticate(credentials, None).await
     }
 }
 

@@ -350,8 +350,9 @@ impl Guest {
             let metrics = &self.context.metrics;
             metrics.client_certificates_refused.add(1);
             metrics.handshakes_failed.add(1);
-            self.context.door.failed(self.peer.ip());
-            tracing::info!(peer = %self.peer, listener = %self.wrapping.name, %error, "not connected");
+            let door = &self.context.door;
+            door.failed(self.peer.ip());
+            door.complain(self.peer, &self.wrapping.name, &error);
         })?;
         let presented = acceptor.trust().zip(client);
         Ok(presented.map(|(trust, client)| Presented::new(trust, generation, client)))
