@@ -242,7 +242,9 @@ async fn authenticate(
     }
     let _waiting = context.metrics.logins_waiting.during();
     let (door, metrics) = (&context.door, &context.metrics);
-    let name = connect.username.as_deref().unwrap_or_default();
+    // The name that is claimed: failures of others at the same address are not this one's.
+    let named = client.and_then(|client| client.certificate.name.as_deref());
+    let name = connect.username.as_deref().or(named).unwrap_or_default();
     match door.login(address, name) {
         Login::Now => {}
         Login::After(wait) => tokio::time::sleep(wait).await,
