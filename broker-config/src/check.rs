@@ -3,8 +3,11 @@
 //! A rule is silent while one of its keys has a problem of its own: its default stands in for
 //! it then, and would be blamed for what nobody wrote.
 
+use std::time::Duration;
+
 use crate::{
-    Config,
+    Config, TlsVersion,
+    acme::provable,
     listener::collide,
     read::Findings,
     report::{Place, Wrong, join, quote},
@@ -13,7 +16,10 @@ use crate::{
 
 pub(crate) fn check(config: &Config, findings: &mut Findings) {
     tls_files(config, findings);
+    ciphers_fit_version(config, findings);
+    acme(config, findings);
     packet_fits_budget(config, findings);
+    bans_fit(config, findings);
     permits_fit_log(config, findings);
     listeners(config, findings);
 }
@@ -54,6 +60,66 @@ fn tls_files(config: &Config, findings: &mut Findings) {
     blame(findings, &keys, |_| set.show(), wrong);
 }
 
+fn ciphers_fit_version(config: &Config, findings: &mut Findings) {
+    let tls = &config.tls;
+    if tls.min_version < TlsVersion::Tls13 || tls.ciphers.suites().iter().any(|s| s.is_tls13()) {
+        return;
+    }
+    let wrong = Wrong::new(
+        "tls.ciphers has no suite of TLS 1.3, and tls.min_version allows nothing older: nobody \
+         could connect",
+        r#"add "TLS_AES_128_GCM_SHA256", or set min_version = "1.2""#,
+    );
+    let keys = ["tls.ciphers", "tls.min_version"];
+    let value = |key: &str| match key {
+        "tls.ciphers" => tls.ciphers.show(),
+        _ => tls.min_version.show(),
+    };
+    blame(findings, &keys, value, wrong);
+}
+
+fn acme(config: &Config, findings: &mut Findings) {
+    let acme = &config.acme;
+    if let Err((key, wrong)) = provable(&acme.domains, acme.challenge, &acme.dns_hook) {
+        let keys = match key {
+            "domains" => ["acme.domains", "acme.challenge"],
+            _ => ["acme.challenge", "acme.domains"],
+        };
+        blame(findings, &keys, |_| None, wrong);
+    }
+    for (name, certificate) in &config.certificates {
+        let challenge = certificate.challenge.unwrap_or(acme.challenge);
+        if let Err((key, wrong)) = provable(&certificate.domains, challenge, &acme.dns_hook) {
+            let section = join("certificates", name);
+            let (domains, own) = (join(&section, "domains"), join(&section, "challenge"));
+            let keys = match key {
+                "domains" => [domains.as_str(), own.as_str(), "acme.challenge"],
+                _ => [own.as_str(), domains.as_str(), "acme.challenge"],
+            };
+            blame(findings, &keys, |_| None, wrong);
+        }
+    }
+    let (id, file) = (
+        &acme.external_account_key_id,
+        &acme.external_account_key_file,
+    );
+    if id.is_some() != file.is_some() {
+        let missing = match id {
+            Some(_) => "external_account_key_file",
+            None => "external_account_key_id",
+        };
+        let wrong = Wrong::new(
+            format!("is set without acme.{missing}"),
+            "set both, or neither if the CA asks for no external account",
+        );
+        let keys = [
+            "acme.external_account_key_id",
+            "acme.external_account_key_file",
+        ];
+        blame(findings, &keys, |_| None, wrong);
+    }
+}
+
 fn packet_fits_budget(config: &Config, findings: &mut Findings) {
     let limits = &config.limits;
     if limits.max_packet_size <= limits.memory_budget {
@@ -70,6 +136,28 @@ fn packet_fits_budget(config: &Config, findings: &mut Findings) {
     let value = |key: &str| match key {
         "limits.max_packet_size" => limits.max_packet_size.show(),
         _ => limits.memory_budget.show(),
+    };
+    blame(findings, &keys, value, wrong);
+}
+
+fn bans_fit(config: &Config, findings: &mut Findings) {
+    let bans = &config.bans;
+    if bans.duration <= bans.duration_max {
+        return;
+    }
+    let show = |duration: Duration| duration.show().unwrap_or_default().replace('"', "");
+    let wrong = Wrong::new(
+        format!(
+            "bans.duration ({}) is longer than bans.duration_max ({})",
+            show(bans.duration),
+            show(bans.duration_max)
+        ),
+        "shorten the first or lengthen the second",
+    );
+    let keys = ["bans.duration", "bans.duration_max"];
+    let value = |key: &str| match key {
+        "bans.duration" => bans.duration.show(),
+        _ => bans.duration_max.show(),
     };
     blame(findings, &keys, value, wrong);
 }

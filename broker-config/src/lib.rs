@@ -6,7 +6,12 @@
 //! configuration file and nothing else: whether a certificate exists, a port is free or a
 //! directory is writable is for the gateway to find out.
 
+mod acme;
+mod bans;
+mod certificate;
 mod check;
+mod ciphers;
+mod client_certificates;
 mod limits;
 mod list;
 mod listener;
@@ -16,22 +21,30 @@ mod settings;
 mod size;
 mod source;
 mod store;
+mod tls;
 mod value;
 mod visit;
 
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
+pub use acme::{Acme, Challenge, KeyType};
+pub use bans::Bans;
+pub use certificate::Certificate;
+pub use ciphers::{CipherSuite, Ciphers};
+pub use client_certificates::{
+    CertificateName, ClientCa, ClientCertificates, Demand, Fingerprint, Require,
+};
+pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use report::{Problem, Report};
 #[cfg(feature = "rumqttd")]
 pub use rumqttd::RouterConfig;
-pub use settings::{
-    Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys, Tls, TlsVersion,
-};
+pub use settings::{Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys};
 pub use size::ByteSize;
 pub use source::{ENV_PREFIX, Sources};
 pub use store::{Durability, Store};
+pub use tls::{Tls, TlsVersion};
 
 use list::{Entry, entries};
 use read::Reader;
@@ -64,7 +77,11 @@ pub struct Config {
     /// By name. Default: `mqtts`, `wss`, `mqtt` on loopback, and `ws` without an address.
     pub listeners: BTreeMap<String, Listener>,
     pub tls: Tls,
+    pub acme: Acme,
+    /// By name. Default none.
+    pub certificates: BTreeMap<String, Certificate>,
     pub limits: Limits,
+    pub bans: Bans,
     pub session: Session,
     pub store: Store,
     pub auth: Auth,
@@ -80,7 +97,10 @@ impl Default for Config {
             log: Log::default(),
             listeners: listener::defaults(),
             tls: Tls::default(),
+            acme: Acme::default(),
+            certificates: BTreeMap::new(),
             limits: Limits::default(),
+            bans: Bans::default(),
             session: Session::default(),
             store: Store::default(),
             auth: Auth::default(),
@@ -98,7 +118,10 @@ impl Section for Config {
             log,
             listeners,
             tls,
+            acme,
+            certificates,
             limits,
+            bans,
             session,
             store,
             auth,
@@ -108,9 +131,12 @@ impl Section for Config {
         v.key("data_dir", Restart, data_dir, any);
         v.key("runtime_dir", Restart, runtime_dir, any);
         v.section("log", log);
-        v.listeners("listeners", listeners);
+        v.tables("listeners", listeners);
         v.section("tls", tls);
+        v.section("acme", acme);
+        v.tables("certificates", certificates);
         v.section("limits", limits);
+        v.section("bans", bans);
         v.section("session", session);
         v.section("store", store);
         v.section("auth", auth);

@@ -13,10 +13,21 @@ use crate::{
 pub struct Limits {
     /// Open connections on all listeners. Default 20,000; 1 to 1,000,000.
     pub max_connections: usize,
-    /// Open connections from one IP address. Default 2,000; 1 to 1,000,000.
+    /// Open connections from one address (IPv4 address or IPv6 /64). Default 2,000; 1 to 1,000,000.
     pub max_connections_per_address: usize,
-    /// TLS handshakes under way at once; further ones wait. Default 200; 1 to 100,000.
+    /// Connections from one address that have not come to a CONNACK. Default 1,000; 1 to 1,000,000.
+    pub max_connecting_per_address: usize,
+    /// New connections per second from one address, beyond `connection_burst`. Default 100; 0 for
+    /// any number; at most 1,000,000.
+    pub connection_rate: u32,
+    /// New connections at once from one address. Default 1,000; 1 to 1,000,000.
+    pub connection_burst: u32,
+    /// TLS handshakes under way at once, from a complete ClientHello on; further ones wait, and one
+    /// address gets at most a quarter. Default 500; 1 to 100,000.
     pub max_handshakes: usize,
+    /// How late the event loop may be before new connections wait; when it stays so four times as
+    /// long, they are closed. Default 500 ms; 0 s for never, else 10 ms to 1 min.
+    pub max_lag: Duration,
     /// From accept to the end of the TLS handshake. Default 10 s; 10 ms to 5 min.
     pub tls_timeout: Duration,
     /// From the end of the TLS handshake to a complete CONNECT. Default 10 s; 10 ms to 5 min.
@@ -78,7 +89,11 @@ impl Default for Limits {
         Limits {
             max_connections: 20_000,
             max_connections_per_address: 2_000,
-            max_handshakes: 200,
+            max_connecting_per_address: 1_000,
+            connection_rate: 100,
+            connection_burst: 1_000,
+            max_handshakes: 500,
+            max_lag: Duration::from_millis(500),
             tls_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             first_packet_max: ByteSize::kib(16),
@@ -107,7 +122,11 @@ impl Section for Limits {
         let Self {
             max_connections,
             max_connections_per_address,
+            max_connecting_per_address,
+            connection_rate,
+            connection_burst,
             max_handshakes,
+            max_lag,
             tls_timeout,
             connect_timeout,
             first_packet_max,
@@ -144,7 +163,30 @@ impl Section for Limits {
             per_address,
             within(1..=1_000_000),
         );
+        let connecting = max_connecting_per_address;
+        v.key(
+            "max_connecting_per_address",
+            Live,
+            connecting,
+            within(1..=1_000_000),
+        );
+        v.key(
+            "connection_rate",
+            Live,
+            connection_rate,
+            within(0..=1_000_000),
+        );
+        v.key(
+            "connection_burst",
+            Live,
+            connection_burst,
+            within(1..=1_000_000),
+        );
         v.key("max_handshakes", Live, max_handshakes, within(1..=100_000));
+        v.key("max_lag", Live, max_lag, |lag| match lag.is_zero() {
+            true => Ok(()),
+            false => within(Duration::from_millis(10)..=Duration::from_secs(60))(lag),
+        });
         v.key("tls_timeout", Live, tls_timeout, deadline());
         v.key("connect_timeout", Live, connect_timeout, deadline());
         v.key(

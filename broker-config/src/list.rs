@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    listener::Listener,
     report::{Wrong, join},
     value::Value,
-    visit::{Applies, Section, Visitor},
+    visit::{Applies, Named, Section, Visitor},
 };
 
 /// One key with its value.
@@ -69,11 +68,11 @@ impl Visitor for Lister {
         self.descend(name, section);
     }
 
-    fn listeners(&mut self, name: &'static str, listeners: &mut BTreeMap<String, Listener>) {
+    fn tables<T: Named>(&mut self, name: &'static str, tables: &mut BTreeMap<String, T>) {
         let inner = join(&self.section, name);
         let outer = std::mem::replace(&mut self.section, inner);
-        for (name, listener) in listeners {
-            self.descend(name, listener);
+        for (name, table) in tables {
+            self.descend(name, table);
         }
         self.section = outer;
     }

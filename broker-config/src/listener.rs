@@ -7,10 +7,15 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use ipnet::IpNet;
+
 use crate::{
+    bans::few,
+    client_certificates::ClientCertificates,
     report::{Wrong, quote},
-    value::{Choice, any},
-    visit::{Applies::Restart, Section, Visitor},
+    size::ByteSize,
+    value::{Choice, any, within},
+    visit::{Applies::Restart, Named, Section, Visitor},
 };
 
 /// One listener. A table of the configuration is merged over the default of the same name.
@@ -24,14 +29,27 @@ pub struct Listener {
     /// Addresses and ports; an IPv6 wildcard also takes IPv4 (rule N3). Port 0 lets the system
     /// choose. Empty: off. At most 64.
     pub bind: Vec<SocketAddr>,
-    /// Request paths of a WebSocket listener, default `/mqtt` and `/`; none for other protocols.
+    /// Request paths of WebSocket, default `/mqtt` and `/`; none for a listener without WebSocket.
     pub paths: Vec<String>,
+    /// Largest plaintext of one TLS record to a client; a client's max_fragment_length (RFC 6066,
+    /// 4) lowers it further. Default 16 KiB, the most there is; 64 bytes at least.
+    pub max_fragment_size: ByteSize,
     /// Let a listener without TLS bind an address that is not loopback. Default false.
     pub allow_plain_remote: bool,
+    /// Whether clients prove themselves by certificates, and by which.
+    pub clients: ClientCertificates,
+    /// Connections come through proxies that say whose they are: each begins with a header of the
+    /// PROXY protocol, version 1 or 2 (rule N2). Default false.
+    pub proxy_protocol: bool,
+    /// The proxies; every other address is refused. Set if and only if `proxy_protocol` is true. At
+    /// most 1,000. Default none.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
+    /// Either of the two below, by what the client asks for: its ALPN, else its first byte.
+    Any,
     /// MQTT on the byte stream.
     Mqtt,
     /// MQTT in WebSocket binary frames (MQTT 5, 6).
@@ -39,16 +57,19 @@ pub enum Protocol {
 }
 
 impl Choice for Protocol {
-    const ALL: &'static [(&'static str, Self)] =
-        &[("mqtt", Protocol::Mqtt), ("websocket", Protocol::WebSocket)];
-    const NAMES: &'static str = r#""mqtt" or "websocket""#;
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("any", Protocol::Any),
+        ("mqtt", Protocol::Mqtt),
+        ("websocket", Protocol::WebSocket),
+    ];
+    const NAMES: &'static str = r#""any", "mqtt" or "websocket""#;
 }
 
 impl Protocol {
     fn default_paths(self) -> Vec<String> {
         match self {
             Protocol::Mqtt => Vec::new(),
-            Protocol::WebSocket => vec!["/mqtt".to_owned(), "/".to_owned()],
+            Protocol::Any | Protocol::WebSocket => vec!["/mqtt".to_owned(), "/".to_owned()],
         }
     }
 }
@@ -59,11 +80,6 @@ impl Listener {
         self.enabled && !self.bind.is_empty()
     }
 
-    /// What a table with a name of its own is merged over.
-    pub(crate) fn blank() -> Self {
-        Listener::new(Protocol::Mqtt, true, Vec::new())
-    }
-
     fn new(protocol: Protocol, tls: bool, bind: Vec<SocketAddr>) -> Self {
         Listener {
             enabled: true,
@@ -71,26 +87,49 @@ impl Listener {
             tls,
             bind,
             paths: protocol.default_paths(),
+            max_fragment_size: RECORD,
             allow_plain_remote: false,
+            clients: ClientCertificates::default(),
+            proxy_protocol: false,
+            trusted_proxies: Vec::new(),
         }
     }
+}
 
-    /// Conditions over several keys: the key to blame and what is wrong.
-    pub(crate) fn check(&self) -> Vec<(&'static str, Wrong)> {
-        let mut wrong = Vec::new();
-        if self.protocol == Protocol::WebSocket && self.paths.is_empty() {
-            wrong.push((
-                "paths",
-                Wrong::new("is empty", r#"write a path such as "/mqtt""#),
-            ));
+impl Named for Listener {
+    const NOUN: &'static str = "listener";
+    const MANY: &'static str = "let listeners bind several addresses instead";
+    const REQUIRED: &'static [&'static str] = &["protocol", "bind"];
+
+    fn blank() -> Self {
+        Listener::new(Protocol::Mqtt, true, Vec::new())
+    }
+
+    fn defaults() -> BTreeMap<String, Self> {
+        defaults()
+    }
+
+    fn check(&self) -> Vec<(&'static str, Wrong)> {
+        let mut wrong = self.clients.check(self.tls || !self.is_on());
+        if self.protocol != Protocol::Mqtt && self.paths.is_empty() {
+            let remedy = r#"write a path such as "/mqtt", or set protocol = "mqtt""#;
+            wrong.push(("paths", Wrong::new("is empty", remedy)));
         }
         if self.protocol == Protocol::Mqtt && !self.paths.is_empty() {
-            let remedy = r#"remove it, or set protocol = "websocket""#;
+            let remedy = r#"remove it, or set protocol = "any" or "websocket""#;
             wrong.push((
                 "paths",
-                Wrong::new("only a websocket listener has paths", remedy),
+                Wrong::new("only a listener with WebSocket has paths", remedy),
             ));
         }
+        if !self.tls && self.max_fragment_size != RECORD {
+            let remedy = "remove it, or set tls = true";
+            wrong.push((
+                "max_fragment_size",
+                Wrong::new("only a listener with TLS has records", remedy),
+            ));
+        }
+        wrong.extend(self.check_proxies());
         let remote = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
         if self.is_on()
             && !self.tls
@@ -114,6 +153,31 @@ impl Listener {
     }
 }
 
+/// The largest plaintext of a TLS record (RFC 8446, 5.1).
+const RECORD: ByteSize = ByteSize::kib(16);
+impl Listener {
+    /// Rule N2: a header is believed from named addresses only, and never looked for elsewhere.
+    fn check_proxies(&self) -> Option<(&'static str, Wrong)> {
+        match (self.proxy_protocol, self.trusted_proxies.is_empty()) {
+            (true, true) => Some((
+                "proxy_protocol",
+                Wrong::new(
+                    "is set without trusted_proxies: nobody could connect",
+                    r#"name the proxies, such as trusted_proxies = ["192.0.2.10"]"#,
+                ),
+            )),
+            (false, false) => Some((
+                "trusted_proxies",
+                Wrong::new(
+                    "is set without proxy_protocol = true",
+                    "set both, or neither",
+                ),
+            )),
+            _ => None,
+        }
+    }
+}
+
 /// The listeners of a gateway without configuration.
 pub(crate) fn defaults() -> BTreeMap<String, Listener> {
     let everywhere = |port| vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))];
@@ -126,11 +190,11 @@ pub(crate) fn defaults() -> BTreeMap<String, Listener> {
     BTreeMap::from([
         (
             "mqtts".to_owned(),
-            Listener::new(Protocol::Mqtt, true, everywhere(8883)),
+            Listener::new(Protocol::Any, true, everywhere(8883)),
         ),
         (
             "wss".to_owned(),
-            Listener::new(Protocol::WebSocket, true, everywhere(8083)),
+            Listener::new(Protocol::Any, true, everywhere(8083)),
         ),
         (
             "mqtt".to_owned(),
@@ -162,7 +226,11 @@ impl Section for Listener {
             tls,
             bind,
             paths,
+            max_fragment_size,
             allow_plain_remote,
+            clients,
+            proxy_protocol,
+            trusted_proxies,
         } = self;
         v.key("enabled", Restart, enabled, any);
         let before = *protocol;
@@ -176,7 +244,18 @@ impl Section for Listener {
             _ => Err(Wrong::new("has more than 64 addresses", "leave some out")),
         });
         v.key("paths", Restart, paths, |paths| paths_usable(paths));
+        v.key(
+            "max_fragment_size",
+            Restart,
+            max_fragment_size,
+            within(ByteSize::from_bytes(64)..=RECORD),
+        );
         v.key("allow_plain_remote", Restart, allow_plain_remote, any);
+        clients.visit(v);
+        v.key("proxy_protocol", Restart, proxy_protocol, any);
+        v.key("trusted_proxies", Restart, trusted_proxies, |networks| {
+            few(networks)
+        });
     }
 }
 
@@ -202,24 +281,5 @@ fn paths_usable(paths: &[String]) -> Result<(), Wrong> {
                 r#"write it like "/mqtt", at most 256 characters"#,
             )
         }),
-    }
-}
-
-/// Names must survive a trip through an environment variable: lower-case letters, digits, `-`
-/// and single `_`, and a letter first.
-pub(crate) fn name_usable(name: &str) -> Result<(), Wrong> {
-    let usable = (1..=32).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-        && !name.ends_with('_')
-        && !name.contains("__");
-    match usable {
-        true => Ok(()),
-        false => Err(Wrong::new(
-            "is not a listener name",
-            "use up to 32 lower-case letters, digits, - and _, a letter first",
-        )),
     }
 }

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    listener::{self, Listener},
     report::{Place, Problem, Wrong, join, quote},
     source::{Data, Node, Table},
     value::{Leaf, Value},
-    visit::{Applies, Section, Visitor},
+    visit::{Applies, Named, Section, Visitor},
 };
 
-/// A configuration with more tables under `[listeners]` is refused unread.
-const LISTENERS_MAX: usize = 64;
+/// More tables under one `[listeners]` or `[certificates]` are refused unread.
+const TABLES_MAX: usize = 64;
 
 /// Keys longer than this are not compared with the known ones.
 const COMPARED_MAX: usize = 64;
@@ -132,50 +131,54 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn listener(
+    fn named<T: Named>(
         &mut self,
         path: &str,
         name: &str,
         node: Node,
-        known: Option<&Listener>,
-    ) -> Option<Listener> {
+        known: Option<&T>,
+    ) -> Option<T> {
         let place = node.place.clone();
-        if let Err(wrong) = listener::name_usable(name) {
+        if let Err(wrong) = name_usable(name, T::NOUN).and_then(|()| T::name_usable(name)) {
             self.findings.problems.push(wrong.at(&place, path, None));
             return None;
         }
         let table = self.table_of(path, node)?;
         if known.is_none() {
-            self.check_new(path, name, &place, &table);
+            self.check_new::<T>(path, name, &place, &table);
         }
-        let mut listener = known.cloned().unwrap_or_else(Listener::blank);
-        self.descend(path.to_owned(), table, &mut listener);
-        for (key, wrong) in listener.check() {
-            let path = join(path, key);
+        let mut section = known.cloned().unwrap_or_else(T::blank);
+        self.descend(path.to_owned(), table, &mut section);
+        for (key, wrong) in section.check() {
+            let path = match key {
+                "" => path.to_owned(),
+                key => join(path, key),
+            };
             if self.findings.sound(&path) {
                 let place = self.findings.place(&path).unwrap_or(&place).clone();
                 self.findings.problems.push(wrong.at(&place, &path, None));
             }
         }
-        Some(listener)
+        Some(section)
     }
 
     /// A name that is not one of the defaults must say what it is: it may be a typing error.
-    fn check_new(&mut self, path: &str, name: &str, place: &Place, table: &Table) {
-        let missing: Vec<_> = ["protocol", "bind"]
-            .into_iter()
+    fn check_new<T: Named>(&mut self, path: &str, name: &str, place: &Place, table: &Table) {
+        let missing: Vec<_> = T::REQUIRED
+            .iter()
+            .copied()
             .filter(|key| !table.contains_key(*key))
             .collect();
         if missing.is_empty() {
             return;
         }
         let missing = missing.join(" and ");
-        let defaults = listener::defaults();
+        let defaults = T::defaults();
         let remedy = match nearest(name, defaults.keys().map(String::as_str)) {
             Some(near) => format!("add {missing}, or did you mean {}?", quote(near)),
             None => format!("add {missing}"),
         };
-        let message = format!("is a listener of your own without {missing}");
+        let message = format!("is a {} of your own without {missing}", T::NOUN);
         self.findings
             .problems
             .push(Wrong::new(message, remedy).at(place, path, None));
@@ -224,7 +227,7 @@ impl Visitor for Reader<'_> {
         }
     }
 
-    fn listeners(&mut self, name: &'static str, listeners: &mut BTreeMap<String, Listener>) {
+    fn tables<T: Named>(&mut self, name: &'static str, tables: &mut BTreeMap<String, T>) {
         let Some((path, node)) = self.take(name) else {
             return;
         };
@@ -232,9 +235,9 @@ impl Visitor for Reader<'_> {
         let Some(table) = self.table_of(&path, node) else {
             return;
         };
-        if table.len() > LISTENERS_MAX {
-            let message = format!("has {} listeners, more than {LISTENERS_MAX}", table.len());
-            let wrong = Wrong::new(message, "let listeners bind several addresses instead");
+        if table.len() > TABLES_MAX {
+            let message = format!("has {} {}s, more than {TABLES_MAX}", table.len(), T::NOUN);
+            let wrong = Wrong::new(message, T::MANY);
             return self.findings.problems.push(wrong.at(&place, &path, None));
         }
         for (name, node) in table {
@@ -242,10 +245,29 @@ impl Visitor for Reader<'_> {
             self.findings
                 .places
                 .insert(path.clone(), node.place.clone());
-            if let Some(read) = self.listener(&path, &name, node, listeners.get(&name)) {
-                listeners.insert(name, read);
+            if let Some(read) = self.named(&path, &name, node, tables.get(&name)) {
+                tables.insert(name, read);
             }
         }
+    }
+}
+
+/// Names must survive a trip through an environment variable: lower-case letters, digits, `-`
+/// and single `_`, and a letter first.
+fn name_usable(name: &str, noun: &str) -> Result<(), Wrong> {
+    let usable = (1..=32).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+        && !name.ends_with('_')
+        && !name.contains("__");
+    match usable {
+        true => Ok(()),
+        false => Err(Wrong::new(
+            format!("is not a {noun} name"),
+            "use up to 32 lower-case letters, digits, - and _, a letter first",
+        )),
     }
 }
 

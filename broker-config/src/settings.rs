@@ -4,7 +4,7 @@
 //! is not a key. Rules that involve more than one key are in `check`; listeners and limits have
 //! files of their own.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use crate::{
     report::Wrong,
@@ -87,98 +87,6 @@ impl Section for Log {
         v.key("level", Live, level, any);
         v.key("format", Restart, format, any);
     }
-}
-
-/// `[tls]`: the certificate of all TLS listeners. Without `certificate` and `private_key` the
-/// gateway uses its own private CA.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    /// PEM file, leaf first, then intermediates. Relative to the working directory. Set together
-    /// with `private_key` or not at all.
-    pub certificate: Option<PathBuf>,
-    /// PEM file (PKCS #8, PKCS #1 or SEC 1). Relative to the working directory.
-    pub private_key: Option<PathBuf>,
-    /// DNS names and IP addresses added to the certificate of the private CA, which always has
-    /// the host name, `localhost`, `127.0.0.1` and `::1`. At most 100. Default none.
-    pub server_names: Vec<String>,
-    /// Oldest TLS version accepted. Default 1.2.
-    pub min_version: TlsVersion,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TlsVersion {
-    /// RFC 5246.
-    Tls12,
-    /// RFC 8446.
-    Tls13,
-}
-
-impl Default for Tls {
-    fn default() -> Self {
-        Tls {
-            certificate: None,
-            private_key: None,
-            server_names: Vec::new(),
-            min_version: TlsVersion::Tls12,
-        }
-    }
-}
-
-impl Choice for TlsVersion {
-    const ALL: &'static [(&'static str, Self)] =
-        &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
-    const NAMES: &'static str = r#""1.2" or "1.3""#;
-}
-
-impl Section for Tls {
-    fn visit<V: Visitor>(&mut self, v: &mut V) {
-        let Self {
-            certificate,
-            private_key,
-            server_names,
-            min_version,
-        } = self;
-        v.key("certificate", Live, certificate, any);
-        v.key("private_key", Live, private_key, any);
-        v.key("server_names", Restart, server_names, |names| {
-            server_names_usable(names)
-        });
-        v.key("min_version", Restart, min_version, any);
-    }
-}
-
-/// Each name must fit into a certificate: an IP address, or a DNS name as in RFC 5280, 4.2.1.6,
-/// whose first label may be `*`.
-fn server_names_usable(names: &[String]) -> Result<(), Wrong> {
-    if names.len() > 100 {
-        return Err(Wrong::new("has more than 100 names", "leave some out"));
-    }
-    let wrong = names
-        .iter()
-        .find(|name| name.parse::<IpAddr>().is_err() && !dns_name(name));
-    match wrong {
-        None => Ok(()),
-        Some(name) => Err(Wrong {
-            entry: Some((crate::report::quote(name), None)),
-            ..Wrong::new(
-                "is neither a DNS name nor an IP address",
-                r#"write a name such as "mqtt.example.org" or an address such as "192.0.2.1""#,
-            )
-        }),
-    }
-}
-
-fn dns_name(name: &str) -> bool {
-    let labels = name.strip_prefix("*.").unwrap_or(name);
-    let label = |l: &str| {
-        (1..=63).contains(&l.len())
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-    };
-    // A last label of digits only would be a mistyped IPv4 address.
-    let last = labels.rsplit('.').next().unwrap_or_default();
-    name.len() <= 253 && labels.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// `[session]`: how long a client's state lives, and what a refused publisher is told.
@@ -264,8 +172,8 @@ pub struct Auth {
     pub anonymous_role: String,
     /// Passwords hashed at once, 19 MiB each (rule I3). Default 0: one per core; at most 256.
     pub password_slots: usize,
-    /// Logins that wait for a slot; further ones are told to come back (0x89). Default 64; 1 to
-    /// 65,536.
+    /// Logins that wait for a slot; further ones are told to come back (0x89). Addresses take
+    /// turns. Default 500; 1 to 65,536.
     pub password_queue: usize,
     /// Verified passwords remembered, so that a reconnect is cheap. Default 10,000; 0 (none) to
     /// 10,000,000.
@@ -278,7 +186,7 @@ impl Default for Auth {
             allow_anonymous: false,
             anonymous_role: "anonymous".to_owned(),
             password_slots: 0,
-            password_queue: 64,
+            password_queue: 500,
             password_cache: 10_000,
         }
     }
@@ -311,7 +219,7 @@ impl Section for Auth {
     }
 }
 
-fn role(name: &str) -> Result<(), Wrong> {
+pub(crate) fn role(name: &str) -> Result<(), Wrong> {
     let usable = !name.is_empty()
         && name.len() <= 64
         && !name.chars().any(|c| c.is_whitespace() || c.is_control());
@@ -390,11 +298,13 @@ impl Default for Sys {
 impl Section for Sys {
     fn visit<V: Visitor>(&mut self, v: &mut V) {
         let Self { interval } = self;
-        v.key("interval", Live, interval, |interval| {
-            match interval.is_zero() {
-                true => Ok(()),
-                false => within(Duration::from_secs(1)..=DAY)(interval),
-            }
-        });
+        v.key("interval", Live, interval, off_or_second_to_day);
+    }
+}
+
+pub(crate) fn off_or_second_to_day(interval: &Duration) -> Result<(), Wrong> {
+    match interval.is_zero() {
+        true => Ok(()),
+        false => within(Duration::from_secs(1)..=DAY)(interval),
     }
 }

@@ -3,7 +3,14 @@
 //! A [`Value`] reads itself from a [`Leaf`] and shows itself again; bounds that depend on the key
 //! are closures made here ([`within`]) and named where the key is listed.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
 
 use crate::{
     report::{Wrong, quote},
@@ -116,7 +123,7 @@ macro_rules! whole_number {
         }
     )*};
 }
-whole_number!(u16, usize);
+whole_number!(u16, u32, usize);
 
 impl Value for String {
     const WANT: &'static str = "a string in quotes";
@@ -160,6 +167,30 @@ impl Value for SocketAddr {
                 format!("write {}", Self::WANT),
             )
         })
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(quote(&self.to_string()))
+    }
+}
+
+/// `"10.0.0.0/8"`, `"2001:db8::/32"`; a single address is the network of that address alone.
+impl Value for IpNet {
+    const WANT: &'static str = r#"a network such as "10.0.0.0/8", "2001:db8::/32" or an address"#;
+
+    fn read(leaf: &Leaf) -> Result<Self, Wrong> {
+        let text = text::<Self>(leaf)?;
+        let net = match text.parse::<IpAddr>() {
+            Ok(address) => IpNet::from(address),
+            Err(_) => text.parse().map_err(|_| unusable::<Self>())?,
+        };
+        if net.trunc() != net {
+            return Err(Wrong::new(
+                "has bits behind its prefix",
+                format!("write \"{}\"", net.trunc()),
+            ));
+        }
+        Ok(net)
     }
 
     fn show(&self) -> Option<String> {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{listener::Listener, report::Wrong, value::Value};
+use crate::{report::Wrong, value::Value};
 
 /// When a changed value takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,31 @@ pub(crate) trait Visitor {
 
     fn section<S: Section>(&mut self, name: &'static str, section: &mut S);
 
-    /// The tables under `[listeners]`: the only keys whose names the operator chooses.
-    fn listeners(&mut self, name: &'static str, listeners: &mut BTreeMap<String, Listener>);
+    /// Tables under names that the operator chooses.
+    fn tables<T: Named>(&mut self, name: &'static str, tables: &mut BTreeMap<String, T>);
+}
+
+/// A section that there may be several of. A table of the configuration is merged over the default
+/// of the same name.
+pub(crate) trait Named: Section + Clone {
+    /// One of them, in messages.
+    const NOUN: &'static str;
+    /// What to do instead of having too many.
+    const MANY: &'static str;
+    /// Keys that a table with a name of its own must have: the name may be a typing error.
+    const REQUIRED: &'static [&'static str];
+
+    /// What a table with a name of its own is merged over.
+    fn blank() -> Self;
+
+    /// Those of a gateway without configuration.
+    fn defaults() -> BTreeMap<String, Self>;
+
+    /// Whether the operator may choose this name, its form apart.
+    fn name_usable(_: &str) -> Result<(), Wrong> {
+        Ok(())
+    }
+
+    /// Conditions over several keys: the key to blame, empty for the table, and what is wrong.
+    fn check(&self) -> Vec<(&'static str, Wrong)>;
 }

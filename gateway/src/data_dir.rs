@@ -65,6 +65,17 @@ impl DataDir {
     /// There while a restore exchanges the files.
     const RESTORE_MARK: &str = "restoring";
     const SOCKET: &str = "control.sock";
+    /// Files directly in the directory that nobody else may read; those of certificates are `tls`'s.
+    const SECRETS: [&str; 8] = [
+        "secret.key",
+        "first-account",
+        "accounts.db",
+        "accounts.db-wal",
+        "accounts.db-shm",
+        "messages.db",
+        "messages.db-wal",
+        "messages.db-shm",
+    ];
     /// Where a packaged service has its socket; for users who may not look into its data directory.
     const SERVICE_SOCKET: &str = "/run/postern/control.sock";
 
@@ -107,6 +118,31 @@ impl DataDir {
                 .map_err(|source| self.failed("restrict access to", source))?;
         }
         make(&self.runtime, 0o750)
+    }
+
+    /// Closes the files with secrets to group and others, as they were made; those that stood open. Who could read them
+    /// meanwhile has what is in them: the caller says so.
+    pub fn close_secrets(&self) -> Result<Vec<PathBuf>, DataDirError> {
+        let mut opened = Vec::new();
+        for name in Self::SECRETS {
+            let path = self.path.join(name);
+            let failed = |source| DataDirError::File {
+                action: "restrict access to",
+                path: path.clone(),
+                source,
+                remedy: "give it to the user that the gateway runs as, with mode 0600",
+            };
+            let mode = match fs::metadata(&path) {
+                Ok(metadata) => metadata.permissions().mode(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(failed(source)),
+            };
+            if mode & 0o077 != 0 {
+                fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
+                opened.push(path);
+            }
+        }
+        Ok(opened)
     }
 
     /// Takes the lock, or tells who has it. A directory that a restore left half-way is refused.
@@ -188,7 +224,10 @@ impl DataDir {
                     lchown(entry.path(), Some(owner.uid()), Some(owner.gid()))?;
                 }
             }
-            Ok(())
+            match owner.uid() {
+                0 => Ok(()),
+                _ => give_certificates(&self.path, &owner),
+            }
         };
         give().map_err(|source| self.failed("give files to the owner of", source))
     }
@@ -266,6 +305,29 @@ impl Holder {
             socket: lines.next().map(PathBuf::from),
         }
     }
+}
+
+/// Gives the files of the directory of keys and certificates to the owner of the data directory. Its owner could put
+/// anything in its place, so it is opened once, and no link is followed.
+fn give_certificates(data_dir: &Path, owner: &fs::Metadata) -> io::Result<()> {
+    use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, Uid, chownat, open, statat};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match open(data_dir.join("tls"), flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let found = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if found.st_uid == 0 && name.to_bytes() != b".." {
+            let no_links = AtFlags::SYMLINK_NOFOLLOW;
+            chownat(&directory, name, Some(uid), Some(gid), no_links)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a directory with this mode if there is none; its missing parents get the usual mode.
@@ -413,5 +475,34 @@ mod tests {
             drop(again);
             waiting.join().unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn files_with_secrets_that_stand_open_are_closed_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::locate(Some(dir.path()), None).unwrap();
+        for (name, mode) in [
+            ("secret.key", 0o644),
+            ("accounts.db", 0o600),
+            ("messages.db", 0o640),
+            ("addresses.json", 0o644),
+        ] {
+            let path = dir.path().join(name);
+            fs::write(&path, "x").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        }
+        let opened = data.close_secrets().unwrap();
+        let expected = ["secret.key", "messages.db"].map(|name| dir.path().join(name));
+        assert_eq!(opened, expected);
+        let mode = |name| {
+            fs::metadata(dir.path().join(name))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777
+        };
+        assert_eq!((mode("secret.key"), mode("messages.db")), (0o600, 0o600));
+        assert_eq!(mode("addresses.json"), 0o644);
+        assert!(data.close_secrets().unwrap().is_empty());
     }
 }

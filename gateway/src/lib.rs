@@ -5,6 +5,7 @@ pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod data_dir;
+pub mod fair_queue;
 pub mod import;
 pub mod listen;
 pub mod metrics;

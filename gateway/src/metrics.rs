@@ -103,16 +103,76 @@ metrics! {
     connections_accepted: Counter,
     /// Connections closed at accept because a limit was reached.
     connections_refused: Counter,
+    /// Connections closed at accept because their address is banned.
+    connections_banned: Counter,
+    /// Connections closed at accept because their address connects too often.
+    connections_too_often: Counter,
+    /// Connections closed at accept because the event loop lagged.
+    connections_shed: Counter,
+    /// Connections closed for want of a proper PROXY header, or because they came from no trusted proxy.
+    proxy_refused: Counter,
+    /// Microseconds by which the event loop was late when it was last measured.
+    lag_us: Gauge,
+    /// Networks and addresses that are banned now, those of `bans.deny` not included.
+    bans: Gauge,
+    /// Bans that failures led to.
+    bans_made: Counter,
+    /// User names that are refused at an address now.
+    names_barred: Gauge,
+    /// Addresses, and names with their address, that the door remembers.
+    addresses_remembered: Gauge,
+    /// Log lines about refused connections that were left out, because there were many.
+    complaints_left_out: Counter,
     /// TLS handshakes under way.
     handshakes: Gauge,
     /// TLS handshakes that failed or took too long.
     handshakes_failed: Counter,
+    /// Certificates renewed, those of the private CA included.
+    certificate_renewals: Counter,
+    /// Attempts to renew a certificate that failed.
+    certificate_renewals_failed: Counter,
+    /// Seconds until the next attempt to renew a certificate of the CA; 0 if none is to be renewed.
+    certificate_renewal_seconds: Gauge,
+    /// Challenges of the CA that were answered.
+    acme_challenges_answered: Counter,
+    /// Seconds until the first of the server's certificates expires; 0 once one has.
+    certificate_seconds_left: Gauge,
+    /// Certificates that were read again because their files changed.
+    certificate_reloads: Counter,
+    /// Changes of certificate files to something that cannot be served: the old one stayed.
+    certificate_reloads_failed: Counter,
+    /// Certificates that something is wrong with, as `postern cert status` says.
+    certificates_failing: Gauge,
+    /// TLS handshakes that made a new session.
+    handshakes_full: Counter,
+    /// TLS handshakes that resumed a session, by ticket or by id.
+    handshakes_resumed: Counter,
+    /// TLS sessions that are remembered for clients without tickets.
+    tls_sessions: Gauge,
+    /// TLS sessions that made room for others before their time was over.
+    tls_sessions_displaced: Counter,
+    /// Client certificates that did not pass after a handshake: revoked since the one that was resumed, for example.
+    client_certificates_refused: Counter,
+    /// Connections ended because their client certificate was revoked, is not listed any more, or expired.
+    client_certificates_ended: Counter,
+    /// Revocation lists that cannot be read or have ended.
+    revocation_lists_failing: Gauge,
+    /// Those of them that were ended because they stalled while others waited for a place.
+    handshakes_stalled: Counter,
     /// Clients that are connected and past CONNECT.
     clients_connected: Gauge,
     /// The most clients that were connected at once.
     clients_maximum: Gauge,
     /// CONNECTs refused for wrong credentials.
     logins_failed: Counter,
+    /// CONNECTs whose credentials are being looked at, or wait for it.
+    logins_waiting: Gauge,
+    /// CONNECTs refused because too many passwords waited to be checked.
+    logins_busy: Counter,
+    /// CONNECTs that had to wait because their address is throttled.
+    logins_throttled: Counter,
+    /// CONNECTs refused because their name is refused at that address, or too many of that address waited.
+    logins_barred: Counter,
     /// CONNECTs refused because a session belongs to another principal.
     sessions_foreign: Counter,
     /// Sessions in memory, connected or not.
@@ -165,7 +225,7 @@ metrics! {
     retained_messages: Gauge,
     /// Bytes of retained messages.
     retained_bytes: Gauge,
-    /// Retained messages refused at the limit.
+    /// Retained messages refused at the limit, or not retained while the disk refuses.
     retained_refused: Counter,
     /// Subscriptions.
     subscriptions: Gauge,

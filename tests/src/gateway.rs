@@ -230,6 +230,17 @@ impl Gateway {
         Setup::new().start().await
     }
 
+    /// Where the listener of this name listens.
+    pub fn listener(&self, name: &str) -> SocketAddr {
+        let text = std::fs::read_to_string(self.data.join("addresses.json"))
+            .expect("addresses.json is there while the gateway runs");
+        let json: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        json[name][0]
+            .as_str()
+            .and_then(|address| address.parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in {text}"))
+    }
+
     /// The CA certificate that clients trust.
     pub fn ca(&self) -> PathBuf {
         self.data.join("tls/ca.pem")

@@ -63,9 +63,14 @@ impl Tool {
 
     /// Runs it to its end.
     pub async fn run(self) -> Finished {
+        self.run_within(DEADLINE).await
+    }
+
+    /// Runs it to its end, which may take as long as `deadline`.
+    pub async fn run_within(self, deadline: Duration) -> Finished {
         let shown = format!("{:?}", self.command);
         let mut child = self.spawn_async().await;
-        let output = within_time(&format!("the end of {shown}"), DEADLINE, async move {
+        let output = within_time(&format!("the end of {shown}"), deadline, async move {
             drop(child.stdin.take());
             child
                 .wait_with_output()

@@ -48,7 +48,15 @@ pub async fn request(
     path: &str,
     headers: &[(&str, &str)],
 ) -> (u16, String, Socket) {
-    let mut stream = tls(to, ca, ALL_VERSIONS).await;
+    request_over(tls(to, ca, ALL_VERSIONS).await, path, headers).await
+}
+
+/// [`request`] on a connection that is there.
+pub async fn request_over(
+    mut stream: TlsStream<TcpStream>,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> (u16, String, Socket) {
     let mut text = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
@@ -96,6 +104,11 @@ impl Socket {
             "the accept key is wrong: {head}"
         );
         socket
+    }
+
+    /// A connection that somebody else has upgraded.
+    pub fn over(stream: TlsStream<TcpStream>) -> Self {
+        Self { stream }
     }
 
     /// Sends one masked frame.

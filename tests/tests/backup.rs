@@ -189,7 +189,10 @@ async fn every_file_of_a_data_directory_is_backed_up_or_made_anew() {
     let gateway = Setup::new().start().await;
     let keeper = Connect::v5("keeper").persistent(3600);
     gateway.connect(keeper).await.subscribe("q/#", 1).await;
-    let kept: BTreeSet<PathBuf> = Part::ALL.iter().map(|part| part.name.into()).collect();
+    let kept: BTreeSet<PathBuf> = Part::ALL
+        .iter()
+        .map(|part| PathBuf::from(&*part.name))
+        .collect();
     let passing: BTreeSet<PathBuf> = PASSING.iter().map(Into::into).collect();
     let there = files(&gateway.data, &gateway.data);
     let unknown: Vec<_> = there.difference(&kept).collect();

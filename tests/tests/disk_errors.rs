@@ -52,6 +52,8 @@ async fn absent_reader(gateway: &Gateway) {
 /// A publisher of numbered messages to the absent session.
 struct Filler {
     client: Client,
+    /// Its session is kept, and so are its subscriptions.
+    lasting: Client,
     next: usize,
     /// What was acknowledged.
     kept: Vec<usize>,
@@ -60,8 +62,11 @@ struct Filler {
 impl Filler {
     async fn new(gateway: &Gateway) -> Self {
         let client = gateway.v5("filler").await;
+        let lasting = Connect::v5("lasting").persistent(3600);
+        let lasting = gateway.connect(lasting).await;
         Self {
             client,
+            lasting,
             next: 0,
             kept: Vec::new(),
         }
@@ -183,8 +188,13 @@ async fn refusals(gateway: &Gateway, filler: &mut Filler, expected: u8) {
         let code = filler.publish().await;
         assert_eq!(code, expected, "refused with {code:#04x}");
     }
+    let granted = filler.lasting.subscribe("more", 1).await;
+    assert_eq!(granted, expected, "a subscription that is kept");
     let took = start.elapsed();
-    assert!(took < RETRY, "refusing two messages took {took:?}");
+    assert!(
+        took < RETRY,
+        "refusing two messages and a subscription took {took:?}"
+    );
     v3_is_disconnected(gateway).await;
     qos_0_is_served(gateway).await;
     let health = gateway.cli(&["health"], "").await;
@@ -201,6 +211,7 @@ async fn recovery(gateway: &Gateway, filler: &mut Filler) {
     for _ in 0..4 {
         assert!(filler.publish().await < 0x80);
     }
+    assert_eq!(filler.lasting.subscribe("more", 1).await, 1);
     assert!(says(gateway, "the message store writes again"));
     let health = gateway.cli(&["health"], "").await.expect_success();
     assert_eq!(health.stdout, "healthy\n");

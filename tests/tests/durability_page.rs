@@ -1,4 +1,4 @@
-//! Does the page on durability name tests that exist? A promise whose test is gone is none.
+//! Do the pages on durability and on the door name tests that exist? A promise whose test is gone is none.
 
 use std::path::Path;
 
@@ -13,9 +13,8 @@ fn suite(name: &str) -> String {
         .collect()
 }
 
-#[test]
-fn every_test_that_the_page_names_exists() {
-    let page = include_str!("../../docs/durability.md");
+/// How many tests a page names; fails if one of them does not exist.
+fn check(page: &str) -> usize {
     let (mut found, mut wrong) = (0, Vec::new());
     let mut last = String::new();
     for name in page.split('`').skip(1).step_by(2) {
@@ -31,6 +30,14 @@ fn every_test_that_the_page_names_exists() {
             wrong.push(format!("{last}::{test}"));
         }
     }
-    assert!(found >= 20, "only {found} tests are named");
     assert!(wrong.is_empty(), "not there: {wrong:#?}");
+    found
+}
+
+#[test]
+fn every_test_that_the_pages_name_exists() {
+    let durability = check(include_str!("../../docs/durability.md"));
+    assert!(durability >= 20, "only {durability} tests are named");
+    let door = check(include_str!("../../docs/door.md"));
+    assert!(door >= 10, "only {door} tests are named");
 }

@@ -32,11 +32,15 @@ fn rows() -> Vec<(String, String, String, String)> {
     rows
 }
 
-/// Every key with its default as TOML; listeners under the name that stands for all of them.
+/// What a section of one's own must say at least, under names that stand for all.
+const OWN: &str = "[certificates.own]\ncertificate = \"c\"\nprivate_key = \"k\"\n";
+
+/// Every key with its default as TOML; sections that there may be several of under the name that stands for all.
 fn keys() -> Vec<(String, String, Option<String>)> {
     let mut section = String::new();
     let mut keys = Vec::new();
-    for line in Config::default().print().lines() {
+    let config = Config::parse(OWN, "own").expect("valid");
+    for line in config.print().lines() {
         let unset = line
             .strip_prefix("# ")
             .and_then(|line| line.strip_suffix(" is not set"));
@@ -51,8 +55,12 @@ fn keys() -> Vec<(String, String, Option<String>)> {
     keys.retain(|(section, ..)| {
         !section.starts_with("listeners.") || section == "listeners.mqtts."
     });
-    for (section, ..) in &mut keys {
+    for (section, _, value) in &mut keys {
         *section = section.replace("mqtts", "NAME");
+        if let Some(kind) = section.strip_suffix("own.") {
+            *section = format!("{kind}NAME.");
+            value.take_if(|value| OWN.contains(&**value));
+        }
     }
     keys
 }

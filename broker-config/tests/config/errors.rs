@@ -237,13 +237,98 @@ const BAD: &[(&str, &str)] = &[
          write a table: [listeners.mqtts] and its keys on lines of their own",
     ),
     (
-        "[listeners.mqtts]\npaths = [\"/mqtt\"]\n",
-        "postern.toml:2: listeners.mqtts.paths: only a websocket listener has paths; \
-         remove it, or set protocol = \"websocket\"",
+        "[listeners.mqtts]\nprotocol = \"mqtt\"\npaths = [\"/mqtt\"]\n",
+        "postern.toml:3: listeners.mqtts.paths: only a listener with WebSocket has paths; \
+         remove it, or set protocol = \"any\" or \"websocket\"",
+    ),
+    (
+        "[listeners.mqtt]\nmax_fragment_size = 512\n",
+        "postern.toml:2: listeners.mqtt.max_fragment_size: only a listener with TLS has records; \
+         remove it, or set tls = true",
+    ),
+    (
+        "[listeners.mqtts]\nmax_fragment_size = \"17KiB\"\n",
+        "postern.toml:2: listeners.mqtts.max_fragment_size = \"17KiB\": is out of range; \
+         use 64B to 16KiB",
+    ),
+    (
+        "[tls]\nciphers = [\"TLS_RSA_WITH_AES_128_CBC_SHA\"]\n",
+        "postern.toml:2: tls.ciphers = \"TLS_RSA_WITH_AES_128_CBC_SHA\": is not a known value; \
+         write \"intermediate\", \"modern\", or a list of IANA names such as \
+         [\"TLS_AES_128_GCM_SHA256\", \"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256\"]",
+    ),
+    (
+        "[tls]\nciphers = []\n",
+        "postern.toml:2: tls.ciphers = []: is empty; \
+         write \"intermediate\", \"modern\", or a list of IANA names such as \
+         [\"TLS_AES_128_GCM_SHA256\", \"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256\"]",
+    ),
+    (
+        "[tls]\nciphers = [\"TLS_AES_128_GCM_SHA256\", \"TLS_AES_128_GCM_SHA256\"]\n",
+        "postern.toml:2: tls.ciphers = \"TLS_AES_128_GCM_SHA256\": is there twice; leave one out",
+    ),
+    (
+        "[tls]\nmin_version = \"1.3\"\nciphers = \"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"\n",
+        "postern.toml:3: tls.ciphers = [\"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"]: tls.ciphers \
+         has no suite of TLS 1.3, and tls.min_version allows nothing older: nobody could connect; \
+         add \"TLS_AES_128_GCM_SHA256\", or set min_version = \"1.2\"",
+    ),
+    (
+        "[tls]\nsession_lifetime = \"30s\"\n",
+        "postern.toml:2: tls.session_lifetime = \"30s\": is out of range; use 1m to 12h",
+    ),
+    // Client certificates
+    (
+        "[listeners.mqtt]\nclient_certificates = \"optional\"\n",
+        "postern.toml:2: listeners.mqtt.client_certificates: needs TLS, and this listener has none; \
+         set tls = true, or client_certificates = \"off\"",
+    ),
+    (
+        "[listeners.mqtts]\nclient_certificates = \"optional\"\nrequire = \"both\"\n",
+        "postern.toml:3: listeners.mqtts.require: asks for a certificate that client_certificates \
+         does not; set client_certificates = \"required\"",
+    ),
+    (
+        "[listeners.mqtts]\nrequire = \"both\"\n",
+        "postern.toml:2: listeners.mqtts.require: asks for a certificate that client_certificates \
+         does not; set client_certificates = \"required\"",
+    ),
+    (
+        "[listeners.mqtts]\nclient_certificates = \"required\"\ncertificate_name = \"none\"\n",
+        "postern.toml:3: listeners.mqtts.certificate_name: leaves a client with only a certificate \
+         nameless; set require = \"both\", or name the field that holds the name",
+    ),
+    (
+        "[listeners.mqtts]\nclient_certificates = \"required\"\nclient_cas = []\n",
+        "postern.toml:3: listeners.mqtts.client_cas: is empty, and no fingerprint is listed: nobody \
+         could pass; name a CA, such as \"own\", or list client_fingerprints",
+    ),
+    (
+        "[listeners.mqtts]\nclient_certificates = \"required\"\nclient_crls = [\"a.crl\"]\n",
+        "postern.toml:3: listeners.mqtts.client_crls: lists revocations of CAs that are not in \
+         client_cas; add the file of the CA that signed them to client_cas; the list of the own CA \
+         needs no key",
+    ),
+    (
+        "[listeners.mqtts]\nclient_cas = [\"pinned=/ca.pem\"]\n",
+        "postern.toml:2: listeners.mqtts.client_cas = \"pinned=/ca.pem\": has \"pinned\" for its \
+         realm; use up to 64 letters, digits, \"-\", \"_\" and \".\", and not \"pinned\"; \
+         \"local\" maps its names to our own accounts",
+    ),
+    (
+        "[listeners.mqtts]\nclient_cas = [\"own\", \"own\"]\n",
+        "postern.toml:2: listeners.mqtts.client_cas = [\"own\", \"own\"]: names a CA twice; \
+         leave one out",
+    ),
+    (
+        "[listeners.mqtts]\nclient_fingerprints = [\"00:11\"]\n",
+        "postern.toml:2: listeners.mqtts.client_fingerprints = \"00:11\": is not a fingerprint; \
+         write the SHA-256 of a certificate: 64 hexadecimal digits, with or without colons",
     ),
     (
         "[listeners.wss]\npaths = []\n",
-        "postern.toml:2: listeners.wss.paths: is empty; write a path such as \"/mqtt\"",
+        "postern.toml:2: listeners.wss.paths: is empty; \
+         write a path such as \"/mqtt\", or set protocol = \"mqtt\"",
     ),
     (
         "[listeners.wss]\npaths = [\"mqtt\"]\n",
@@ -261,6 +346,85 @@ const BAD: &[(&str, &str)] = &[
         "postern.toml:1: listeners: no listener is on; \
          leave one enabled and bound, or remove the section for the defaults",
     ),
+    (
+        "[certificates.rsa]\ncertificate = \"c.pem\"\n",
+        "postern.toml:2: certificates.rsa.certificate: is set without private_key; \
+         set both, or remove the section",
+    ),
+    (
+        "[certificates.rsa]\nprivate_key = \"k.pem\"\n",
+        "postern.toml:2: certificates.rsa.private_key: is set without certificate; \
+         set both, or remove the section",
+    ),
+    (
+        "\n[certificates.rsa]\n",
+        "postern.toml:2: certificates.rsa: names neither files nor domains; \
+         set certificate and private_key, or domains",
+    ),
+    (
+        "[certificates.default]\ncertificate = \"c\"\nprivate_key = \"k\"\n",
+        "postern.toml:1: certificates.default: is the name of the certificate of [tls] or [acme]; \
+         choose another name",
+    ),
+    (
+        "[acme]\ndomains = [\"*.example.org\"]\n",
+        "postern.toml:2: acme.domains = \"*.example.org\": is a wildcard, which only dns-01 can \
+         prove; set challenge = \"dns-01\" and acme.dns_hook, or list the names one by one",
+    ),
+    // C2
+    (
+        "[acme]\ndomains = \"192.0.2.1\"\nchallenge = \"dns-01\"\ndns_hook = \"/h\"\n",
+        "postern.toml:2: acme.domains = \"192.0.2.1\": is an IP address, which dns-01 cannot \
+         prove; use challenge = \"http-01\" or \"tls-alpn-01\"",
+    ),
+    (
+        "[acme]\ndomains = \"a.example\"\nchallenge = \"dns-01\"\n",
+        "postern.toml:3: acme.challenge: needs acme.dns_hook; \
+         name the program that sets the DNS records in acme.dns_hook",
+    ),
+    (
+        "[acme]\ndomains = [\"a.example\", \"A.example\"]\n",
+        "postern.toml:2: acme.domains = \"A.example\": is there twice; leave one out",
+    ),
+    (
+        "[acme]\ncontact = \"ann\"\n",
+        "postern.toml:2: acme.contact = \"ann\": is not a mail address; \
+         write an address such as \"ann@example.org\"",
+    ),
+    (
+        "[acme]\ndirectory = \"http://ca.example/\"\n",
+        "postern.toml:2: acme.directory = \"http://ca.example/\": is not the URL of an ACME directory; \
+         write one that begins with https://, such as \"https://acme-v02.api.letsencrypt.org/directory\"",
+    ),
+    (
+        "[acme]\ndns_hook = [\"hook\"]\n",
+        "postern.toml:2: acme.dns_hook = \"hook\": is not an absolute path; \
+         write the whole path of the program, such as \"/etc/postern/dns-hook\"",
+    ),
+    (
+        "[acme]\nexternal_account_key_id = \"k\"\n",
+        "postern.toml:2: acme.external_account_key_id: is set without \
+         acme.external_account_key_file; set both, or neither if the CA asks for no external account",
+    ),
+    (
+        "[certificates.rsa]\ndomains = \"*.example.org\"\n",
+        "postern.toml:2: certificates.rsa.domains = \"*.example.org\": is a wildcard, which only \
+         dns-01 can prove; set challenge = \"dns-01\" and acme.dns_hook, or list the names one by one",
+    ),
+    (
+        "[certificates.rsa]\ncertificate = \"c\"\nprivate_key = \"k\"\nreuse_key = true\n",
+        "postern.toml:4: certificates.rsa.reuse_key: is for certificates that the gateway gets itself; \
+         remove it, or set domains instead of certificate and private_key",
+    ),
+    (
+        "[certificates.RSA]\ncertificate = \"c\"\nprivate_key = \"k\"\n",
+        "postern.toml:1: certificates.RSA: is not a certificate name; \
+         use up to 32 lower-case letters, digits, - and _, a letter first",
+    ),
+    (
+        "[tls]\nwatch_interval = \"10ms\"\n",
+        "postern.toml:2: tls.watch_interval = \"10ms\": is out of range; use 1s to 1d",
+    ),
     // Syntax
     (
         "[limits]\nmax_connections = \n",
@@ -274,6 +438,31 @@ const BAD: &[(&str, &str)] = &[
     (
         "[sys]\ninterval = 1\ninterval = 2\n",
         "postern.toml:3: TOML syntax: duplicate key; correct the line",
+    ),
+    // Networks and proxies
+    (
+        "[bans]\nallow = [\"10.0.0.0/8\", \"10.0.0.1/8\"]\n",
+        r#"postern.toml:2: bans.allow = "10.0.0.1/8": has bits behind its prefix; write "10.0.0.0/8""#,
+    ),
+    (
+        "[bans]\ndeny = \"example.org\"\n",
+        r#"postern.toml:2: bans.deny = "example.org": cannot be understood; write a network such as "10.0.0.0/8", "2001:db8::/32" or an address"#,
+    ),
+    (
+        "[bans]\nduration = \"2h\"\nduration_max = \"1h\"\n",
+        r#"postern.toml:2: bans.duration = "2h": bans.duration (2h) is longer than bans.duration_max (1h); shorten the first or lengthen the second"#,
+    ),
+    (
+        "[listeners.mqtts]\nproxy_protocol = true\n",
+        r#"postern.toml:2: listeners.mqtts.proxy_protocol: is set without trusted_proxies: nobody could connect; name the proxies, such as trusted_proxies = ["192.0.2.10"]"#,
+    ),
+    (
+        "[listeners.mqtts]\ntrusted_proxies = \"192.0.2.10\"\n",
+        r#"postern.toml:2: listeners.mqtts.trusted_proxies: is set without proxy_protocol = true; set both, or neither"#,
+    ),
+    (
+        "[limits]\nmax_lag = \"1ms\"\n",
+        r#"postern.toml:2: limits.max_lag = "1ms": is out of range; use 10ms to 1m"#,
     ),
 ];
 

@@ -47,6 +47,10 @@ fn the_sample_with_every_key_uncommented_is_the_default_configuration() {
     assert!(config.runtime_dir.take().is_some());
     assert!(config.tls.certificate.take().is_some());
     assert!(config.tls.private_key.take().is_some());
+    assert!(config.acme.directory_root.take().is_some());
+    assert!(config.acme.profile.take().is_some());
+    assert!(config.acme.external_account_key_id.take().is_some());
+    assert!(config.acme.external_account_key_file.take().is_some());
     assert_eq!(config, Config::default());
 }
 
@@ -58,6 +62,20 @@ fn the_sample_has_every_key_of_the_types_and_no_other() {
         "the list of keys is too short to be all: {types:?}"
     );
     assert_eq!(sample, types);
+}
+
+#[test]
+fn the_sample_explains_every_key_of_the_certificates_section() {
+    let own = "[certificates.own]\ncertificate = \"c\"\nprivate_key = \"k\"\n";
+    let printed = Config::parse(own, "own").expect("valid").print();
+    for key in keys(&printed) {
+        if let Some(key) = key.strip_prefix("certificates.own.") {
+            let explained = SAMPLE
+                .split_once("[certificates.NAME]")
+                .is_some_and(|(_, text)| text.contains(&format!("\n#   {key} ")));
+            assert!(explained, "{key}");
+        }
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Executes commands: checks them, stores the change, puts it into force, and tells the live sessions.
 
+mod ca;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -11,14 +13,17 @@ use tokio::time::timeout;
 
 use super::upgrades::HashUpgrades;
 use super::{
-    AdminError, Answer, Backup, Command, LiveSessions, NewPassword, RuleLine, Secret, UserLine,
+    AdminError, Answer, Backup, CertificateDesk, Command, LiveSessions, NewPassword, RuleLine,
+    Secret, UserLine, bans,
 };
 use crate::acl::{Policy, PolicyHandle, Rule, Subject, Who, explain};
 use crate::auth::{
     Authenticator, LOCAL_REALM, SecretKey, Settings, Users, check_role, check_user_name,
     generate_secret, is_imported,
 };
+use crate::listen::Door;
 use crate::store::{Accounts, Credential, NewRule, Snapshot, StoreError, StoredRule};
+use crate::tls::acme::{Renewals, Request};
 
 /// Accounts and policy of one data directory: the database, and what of it is in force in memory.
 pub struct Administration {
@@ -29,6 +34,8 @@ pub struct Administration {
     authenticator: Arc<Authenticator>,
     in_force: Mutex<InForce>,
     live: OnceLock<Arc<dyn LiveSessions>>,
+    certificates: OnceLock<Arc<CertificateDesk>>,
+    door: OnceLock<Arc<Door>>,
     /// One change at a time, in the order they came: live sessions hear of them in the order they were stored.
     turns: Semaphore,
     /// One backup at a time: it needs as much space as the databases.
@@ -81,6 +88,8 @@ impl Administration {
             authenticator,
             in_force,
             live: OnceLock::new(),
+            certificates: OnceLock::new(),
+            door: OnceLock::new(),
             turns: Semaphore::new(1),
             backups: Arc::new(Semaphore::new(1)),
             imports: Semaphore::new(1),
@@ -104,6 +113,16 @@ impl Administration {
     /// Says who is to be told of changes. The first one stays.
     pub fn attach(&self, live: Arc<dyn LiveSessions>) {
         let _ = self.live.set(live);
+    }
+
+    /// Says where the certificates are. The first one stays.
+    pub fn attach_certificates(&self, desk: Arc<CertificateDesk>) {
+        let _ = self.certificates.set(desk);
+    }
+
+    /// Says whose bans the operator lists and lifts. The first one stays.
+    pub fn attach_door(&self, door: Arc<Door>) {
+        let _ = self.door.set(door);
     }
 
     /// Closes the database after what is under way.
@@ -172,9 +191,48 @@ impl Administration {
             }
             Command::RemoveRule { id } => self.remove_rule(id).await,
             Command::ListRules { after } => Ok(self.list_rules(after)),
-            Command::Health => Ok(Answer::Health {
-                problems: self.live.get().map_or(Vec::new(), |live| live.problems()),
-            }),
+            Command::Health => self.health().await,
+            Command::ListCertificates => self.at_desk(|desk| Ok(desk.list())).await,
+            Command::ShowCertificate { name } => self.at_desk(move |desk| desk.show(&name)).await,
+            Command::RenewCertificate { name, force } => {
+                let request = match force {
+                    true => Request::Force,
+                    false => Request::IfDue,
+                };
+                self.renew(&name, request).await
+            }
+            Command::AcceptCertificate { name } => self.renew(&name, Request::AcceptChain).await,
+            Command::PreflightCertificate { name } => {
+                let found = self.renewals()?.preflight(&name).await;
+                let found = found.map_err(AdminError::Refused)?;
+                Ok(Answer::Findings {
+                    findings: found.findings,
+                })
+            }
+            Command::RollBackCertificate { name } => {
+                let _turn = self.turn().await?;
+                self.at_desk(move |desk| desk.roll_back(&name)).await
+            }
+            Command::InitCa => self.init_ca().await,
+            Command::ShowCa => self.show_ca().await,
+            Command::IssueCertificate {
+                kind,
+                name,
+                names,
+                days,
+                request,
+            } => {
+                self.issue_certificate(kind, name, names, days, request)
+                    .await
+            }
+            Command::RevokeCertificate { which, reason } => {
+                self.revoke_certificate(which, reason).await
+            }
+            Command::ListIssued { after } => self.list_issued(after).await,
+            Command::RevocationList => self.revocation_list().await,
+            Command::ListBans => bans::list(self.door()?),
+            Command::AddBan { network, seconds } => bans::add(self.door()?, &network, seconds),
+            Command::LiftBans { network } => bans::lift(self.door()?, &network),
             Command::Explain {
                 user,
                 action,
@@ -199,6 +257,50 @@ impl Administration {
                 Ok(Answer::Explanation(explanation))
             }
         }
+    }
+
+    async fn health(&self) -> Result<Answer, AdminError> {
+        let mut problems = self.live.get().map_or(Vec::new(), |live| live.problems());
+        if let Some(desk) = self.certificates.get() {
+            problems.extend(desk.problems(SystemTime::now()));
+        }
+        Ok(Answer::Health { problems })
+    }
+
+    async fn renew(&self, name: &str, request: Request) -> Result<Answer, AdminError> {
+        let message = self.renewals()?.request(name, request).await;
+        Ok(Answer::Done {
+            message: message.map_err(AdminError::Refused)?,
+            warnings: Vec::new(),
+        })
+    }
+
+    fn renewals(&self) -> Result<Arc<Renewals>, AdminError> {
+        let desk = self.certificates.get();
+        desk.and_then(|desk| desk.renewals()).ok_or_else(|| {
+            AdminError::Refused(
+                "no gateway runs here, and only a running one gets certificates: start it"
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// Certificates are files: what is done with them is no work for an async worker.
+    async fn at_desk(
+        &self,
+        work: impl FnOnce(&CertificateDesk) -> Result<Answer, AdminError> + Send + 'static,
+    ) -> Result<Answer, AdminError> {
+        let desk = self.certificates.get().cloned();
+        let desk = desk.ok_or_else(|| AdminError::Refused("no certificates here".to_owned()))?;
+        let done = tokio::task::spawn_blocking(move || work(&desk)).await;
+        done.map_err(|_| AdminError::Died)?
+    }
+
+    fn door(&self) -> Result<&Door, AdminError> {
+        self.door
+            .get()
+            .map(|door| &**door)
+            .ok_or(AdminError::NoGateway)
     }
 
     async fn add_user(
@@ -282,7 +384,7 @@ impl Administration {
             0 => format!("user {name} removed"),
             _ => format!("user {name} removed, and {rules} rules that were for it"),
         };
-        Ok(done(message, None, Vec::new()))
+        Ok(done(message, None, self.certificates_left(name).await))
     }
 
     async fn add_rule(&self, rule: Rule) -> Result<Answer, AdminError> {

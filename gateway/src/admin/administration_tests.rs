@@ -68,6 +68,9 @@ impl LiveSessions for Ear {
     fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
         self.0.note(format!("password {realm}:{name}"))
     }
+    fn certificates_changed(&self) -> BoxFuture<'static, ()> {
+        self.0.note("certificates".to_owned())
+    }
     fn problems(&self) -> Vec<String> {
         Vec::new()
     }
@@ -109,8 +112,13 @@ impl World {
         let credentials = Credentials {
             username: Some(name),
             password: Some(password.as_bytes()),
+            certificate: None,
         };
-        let principal = self.admin.authenticator().authenticate(credentials).await?;
+        let principal = self
+            .admin
+            .authenticator()
+            .authenticate(credentials, None)
+            .await?;
         Ok(principal
             .roles
             .iter()
@@ -234,10 +242,11 @@ async fn a_generated_password_is_answered_once_and_lets_the_user_in() {
     let credentials = Credentials {
         username: Some("dev"),
         password: Some(password.0.as_bytes()),
+        certificate: None,
     };
     again
         .authenticator()
-        .authenticate(credentials)
+        .authenticate(credentials, None)
         .await
         .unwrap();
     assert_eq!(

@@ -1,6 +1,7 @@
 //! What does a backup hold? Copies of the databases, each of one moment, and of the files beside them, made while the
 //! gateway runs. How they travel and are packed into one file is left to the control socket and the command line.
 
+use std::borrow::Cow;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -12,12 +13,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{AdminError, FirstAccount};
 use crate::auth::SecretKey;
 use crate::store::{Accounts, messages::Messages};
+use crate::tls::{CertificateStore, acme};
 
 /// A file of the data directory that must survive. What is not listed is made anew by the next start.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     /// Its path in the data directory.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     pub mode: u32,
     pub kind: PartKind,
 }
@@ -31,7 +33,7 @@ pub enum PartKind {
 }
 
 impl Part {
-    /// Everything that a data directory holds for good. A room that keeps another file there adds it here.
+    /// What every data directory holds for good, under the same name. A room that keeps another file there adds it here.
     pub const ALL: &[Part] = &[
         Part::database(Accounts::FILE),
         Part::database(Messages::FILE),
@@ -39,6 +41,7 @@ impl Part {
         Part::file(FirstAccount::FILE, 0o600),
         Part::file("tls/ca.pem", 0o644),
         Part::file("tls/ca.key", 0o600),
+        Part::file("tls/ca.crl", 0o644),
         Part::file("tls/server.pem", 0o644),
         Part::file("tls/server.key", 0o600),
     ];
@@ -46,17 +49,45 @@ impl Part {
     pub const FILE_MAX: u64 = 1 << 20;
 
     const fn database(name: &'static str) -> Part {
-        let (mode, kind) = (0o600, PartKind::Database);
-        Part { name, mode, kind }
+        Part {
+            name: Cow::Borrowed(name),
+            mode: 0o600,
+            kind: PartKind::Database,
+        }
     }
 
     const fn file(name: &'static str, mode: u32) -> Part {
-        let kind = PartKind::File;
-        Part { name, mode, kind }
+        Part {
+            name: Cow::Borrowed(name),
+            mode,
+            kind: PartKind::File,
+        }
     }
 
-    pub fn named(name: &str) -> Option<&'static Part> {
-        Part::ALL.iter().find(|part| part.name == name)
+    /// A part by its name, whether there is such a file or not; nothing for a name that is none.
+    pub fn named(name: &str) -> Option<Part> {
+        let fixed = Part::ALL.iter().find(|part| part.name == name);
+        let secret = CertificateStore::is_file(name) || acme::is_account_file(name);
+        fixed
+            .cloned()
+            .or_else(|| secret.then(|| Part::secret(name)))
+    }
+
+    /// All parts that this data directory may have: the fixed ones, its certificates, its accounts at CAs.
+    pub fn all_in(directory: &Path) -> Result<Vec<Part>, AdminError> {
+        let certificates = CertificateStore::new(directory).files()?;
+        let accounts = acme::account_files(directory)?;
+        let secrets = certificates.iter().chain(&accounts);
+        let secrets = secrets.map(|name| Part::secret(name));
+        Ok(Part::ALL.iter().cloned().chain(secrets).collect())
+    }
+
+    fn secret(name: &str) -> Part {
+        Part {
+            name: Cow::Owned(name.to_owned()),
+            mode: 0o600,
+            kind: PartKind::File,
+        }
     }
 }
 
@@ -91,22 +122,22 @@ impl Backup {
         check_room(directory)?;
         let mut backup = Backup::begin(directory, place)?;
         // First the accounts: an account without sessions is harmless, sessions without account are not.
-        for part in Part::ALL {
-            let into = backup.folder.join(part.name);
+        for part in Part::all_in(directory)? {
+            let into = backup.folder.join(&*part.name);
             match part.kind {
                 PartKind::Database if part.name == Accounts::FILE => {
                     accounts.copy_into(&into).await?;
                 }
-                PartKind::Database if directory.join(part.name).exists() => {
+                PartKind::Database if directory.join(&*part.name).exists() => {
                     Messages::snapshot(directory, &into).await?;
                 }
                 PartKind::Database => continue,
-                PartKind::File if copy(&directory.join(part.name), &into)? => {}
+                PartKind::File if copy(&directory.join(&*part.name), &into)? => {}
                 // The first account's password was removed; a certificate of the operator's own lies elsewhere.
                 PartKind::File => continue,
             }
             let bytes = fs::metadata(&into).map_err(failed("read", &into))?.len();
-            let name = part.name.to_owned();
+            let name = part.name.into_owned();
             backup.parts.push(PartLine { name, bytes });
         }
         Ok(backup)
@@ -141,10 +172,8 @@ impl Backup {
             parts: Vec::new(),
             _place: place,
         };
-        for folder in [backup.folder.clone(), backup.folder.join("tls")] {
-            let made = DirBuilder::new().mode(0o700).create(&folder);
-            made.map_err(failed("create", &folder))?;
-        }
+        let made = DirBuilder::new().mode(0o700).create(&backup.folder);
+        made.map_err(failed("create", &backup.folder))?;
         Ok(backup)
     }
 }
@@ -161,7 +190,7 @@ impl Drop for Backup {
 /// Refuses a backup that could take the last space from the message store.
 fn check_room(directory: &Path) -> Result<(), AdminError> {
     let mut needed = Backup::MARGIN;
-    for part in Part::ALL {
+    for part in Part::all_in(directory)? {
         for suffix in ["", "-wal"] {
             let path = directory.join(format!("{}{suffix}", part.name));
             needed += fs::metadata(path).map_or(0, |metadata| metadata.len());
@@ -191,6 +220,10 @@ fn copy(from: &Path, into: &Path) -> Result<bool, AdminError> {
     if length > Part::FILE_MAX {
         let large = io::Error::other(format!("it has {length} bytes, far too many"));
         return Err(failed("back up", from)(large));
+    }
+    if let Some(folder) = into.parent() {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(failed("create", folder))?;
     }
     let created = OpenOptions::new()
         .write(true)
@@ -229,11 +262,26 @@ mod tests {
         fs::create_dir(path.join("tls")).unwrap();
         fs::write(path.join("tls/ca.pem"), "certificate").unwrap();
         fs::write(path.join("lock"), "1").unwrap();
+        fs::create_dir_all(path.join("certificates/main")).unwrap();
+        fs::write(path.join("certificates/main/pair.pem"), "pair").unwrap();
+        fs::write(path.join("certificates/main/half.new"), "no part").unwrap();
+        fs::create_dir(path.join("acme")).unwrap();
+        fs::write(path.join("acme/account-0123abcd.json"), "account").unwrap();
+        fs::write(path.join("acme/main.json"), "no part").unwrap();
         let backup = admin.backup().await.unwrap();
         let names: Vec<_> = backup.parts().iter().map(|part| &*part.name).collect();
-        assert_eq!(names, [Accounts::FILE, SecretKey::FILE, "tls/ca.pem"]);
+        let expected = [
+            Accounts::FILE,
+            SecretKey::FILE,
+            "tls/ca.pem",
+            "certificates/main/pair.pem",
+            "acme/account-0123abcd.json",
+        ];
+        assert_eq!(names, expected);
         let mode = |name: &str| fs::metadata(path.join(name)).unwrap().permissions().mode();
-        assert_eq!(mode("backup.new") & 0o777, 0o700);
+        for folder in ["backup.new", "backup.new/certificates/main"] {
+            assert_eq!(mode(folder) & 0o777, 0o700);
+        }
         assert_eq!(
             io::read_to_string(backup.open(&backup.parts()[2]).unwrap()).unwrap(),
             "certificate"

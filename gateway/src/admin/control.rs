@@ -143,6 +143,14 @@ async fn serve(
     let mut reader = BufReader::new(reader);
     while let Some(line) = timeout(PATIENCE, read_line(&mut reader, LINE_MAX)).await?? {
         let reply = match serde_json::from_slice::<Command>(&line) {
+            Ok(command)
+                if command.needs_trust_with_keys()
+                    && !accepted.is_trusted_with_keys(peer.uid()) =>
+            {
+                tracing::warn!(target: "postern::audit", actor, "a server certificate: refused");
+                let text = "who has a server certificate of the private CA can pass for the gateway: only root and the gateway's own user may issue one";
+                Reply::Error(text.to_owned())
+            }
             Ok(command) => match administration.execute(&actor, command).await {
                 Ok(answer) => Reply::Ok(answer),
                 Err(error) => Reply::Error(error.to_string()),

@@ -13,6 +13,9 @@ pub trait LiveSessions: Send + Sync {
     fn roles_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()>;
     /// The principal proves itself by another password or secret now; who is connected used the old one.
     fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()>;
+    /// Certificates were revoked, or another revocation list is on disk: connections with a certificate that is not
+    /// good any more end, and their wills are dropped (P3).
+    fn certificates_changed(&self) -> BoxFuture<'static, ()>;
     /// What does not work as it should, in words for the operator.
     fn problems(&self) -> Vec<String>;
 }

@@ -6,6 +6,8 @@
 
 mod administration;
 mod backup;
+mod bans;
+mod certificates;
 mod client;
 mod command;
 mod control;
@@ -19,19 +21,26 @@ mod upgrades;
 
 pub use administration::Administration;
 pub use backup::{Backup, Part, PartKind, PartLine};
+pub use certificates::{
+    CertificateDesk, CertificateDetails, CertificateFacts, CertificateLine, ChainLine, date,
+};
 pub use client::ControlClient;
-pub use command::{Answer, Command, NewPassword, Reply, RuleLine, Secret, UserLine};
+pub use command::{
+    Answer, BanLine, CaLine, CertificateKind, Command, IssuedLine, NewPassword, Reply,
+    RevocationReason, RuleLine, Secret, UserLine,
+};
 pub use control::ControlServer;
 pub use first_account::FirstAccount;
 pub use import::{Import, ImportedUser};
 pub use live::LiveSessions;
-pub use sessions::Sessions;
+pub use sessions::{Sessions, end_certificates};
 
 use std::path::PathBuf;
 
 use crate::acl::AclError;
 use crate::auth::AuthError;
 use crate::store::StoreError;
+use crate::tls::TlsError;
 
 /// Why a command was not executed, or administration could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +51,8 @@ pub enum AdminError {
     Auth(#[from] AuthError),
     #[error(transparent)]
     Acl(#[from] AclError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("{count} roles are too many for one user; at most {max}")]
     TooManyRoles { count: usize, max: usize },
     #[error(
@@ -93,6 +104,27 @@ pub enum AdminError {
     },
     #[error("an import is being made already; wait until it is done")]
     ImportUnderWay,
+    #[error("there is no private CA; make one with `postern ca init`")]
+    NoCa,
+    #[error("{days} days are no life for this certificate; give 1 to {longest}")]
+    Days { days: u32, longest: u32 },
+    #[error(
+        "there is no certificate {0:?} that is not revoked already; `postern ca list` shows names and serial numbers"
+    )]
+    NoCertificate(String),
+    #[error(
+        "it is revoked in the register, but the revocation list could not be signed, so it is still accepted: {0}; \
+         correct this and run `postern ca crl`"
+    )]
+    ListNotSigned(Box<AdminError>),
+    #[error("no gateway runs here, and bans live in a running one: start it first")]
+    NoGateway,
+    #[error("{0:?} is neither an address nor a network; write 192.0.2.1, or 192.0.2.0/24")]
+    NotANetwork(String),
+    #[error(
+        "{max} bans of the operator are the most; lift one, or put networks into bans.deny of the configuration"
+    )]
+    TooManyBans { max: usize },
     #[error("{0}")]
     Refused(String),
 }

@@ -1,21 +1,54 @@
 //! How administration reaches the sessions that are running: the registry, told what changed.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
+use rustls_pki_types::UnixTime;
 
 use super::LiveSessions;
-use crate::{auth::Users, session::registry::Registry, store::writer::Failure};
+use crate::{
+    auth::{Certificate, Users},
+    session::registry::Registry,
+    store::writer::Failure,
+    tls::ClientTrusts,
+};
 
 /// Passes changes on to the session registry.
 pub struct Sessions {
     registry: Arc<Registry>,
     users: Arc<Users>,
+    trusts: Arc<ClientTrusts>,
 }
 
 impl Sessions {
-    pub fn new(registry: Arc<Registry>, users: Arc<Users>) -> Sessions {
-        Sessions { registry, users }
+    pub fn new(registry: Arc<Registry>, users: Arc<Users>, trusts: Arc<ClientTrusts>) -> Sessions {
+        Sessions {
+            registry,
+            users,
+            trusts,
+        }
+    }
+}
+
+/// Ends the connections of all certificates that do not pass at this moment.
+pub async fn end_certificates(registry: &Arc<Registry>, trusts: &ClientTrusts) {
+    let now = UnixTime::now();
+    let is_good = |certificate: &Certificate| match trusts.of(&certificate.listener) {
+        // Expired ones end in their own way (P3).
+        Some(trust) => {
+            certificate.has_expired(SystemTime::now()) || {
+                trust.identify(&certificate.chain, now).is_ok()
+            }
+        }
+        // Of an earlier process: nobody is connected with it.
+        None => true,
+    };
+    let ended = registry.certificates_changed(is_good).await;
+    if ended > 0 {
+        let metrics = registry.metrics();
+        metrics.client_certificates_ended.add(ended as u64);
+        tracing::warn!(target: "postern::audit", connections = ended, "ended: their client certificates are not accepted any more");
     }
 }
 
@@ -48,15 +81,26 @@ impl LiveSessions for Sessions {
         Box::pin(std::future::ready(()))
     }
 
+    fn certificates_changed(&self) -> BoxFuture<'static, ()> {
+        let (registry, trusts) = (self.registry.clone(), self.trusts.clone());
+        Box::pin(async move {
+            if trusts.is_empty() {
+                return;
+            }
+            let reading = trusts.clone();
+            // File I/O. Somebody else may have read the list already, and may not be done with the sessions.
+            let _ = tokio::task::spawn_blocking(move || reading.refresh()).await;
+            end_certificates(&registry, &trusts).await;
+        })
+    }
+
     fn problems(&self) -> Vec<String> {
         let failure = self.registry.store_failure().map(|failure| match failure {
             Failure::Full => "the disk of the message store is full: free some space",
             Failure::Broken => "the disk of the message store fails: the log says how",
         });
         let refused = "; until it can write again, QoS 1 and 2 and persistent sessions are refused";
-        failure
-            .map(|failure| format!("{failure}{refused}"))
-            .into_iter()
-            .collect()
+        let failure = failure.map(|failure| format!("{failure}{refused}"));
+        failure.into_iter().chain(self.trusts.problems()).collect()
     }
 }

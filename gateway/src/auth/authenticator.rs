@@ -1,6 +1,7 @@
 //! The login: from what a CONNECT presents to a principal or a refusal.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -8,7 +9,10 @@ use arc_swap::ArcSwap;
 use super::cache::PasswordCache;
 use super::password;
 use super::pool::{Overflow, Pool};
-use super::{AuthError, LOCAL_REALM, Principal, SecretKey, Upgrade, Upgrades, Users, imported};
+use super::{
+    AuthError, Certificate, LOCAL_REALM, Principal, SecretKey, Upgrade, Upgrades, Users,
+    check_user_name, imported,
+};
 use crate::mqtt::ReasonCode;
 use crate::store::{Credential, User};
 
@@ -17,6 +21,8 @@ use crate::store::{Credential, User};
 pub struct Credentials<'a> {
     pub username: Option<&'a str>,
     pub password: Option<&'a [u8]>,
+    /// A client certificate, verified.
+    pub certificate: Option<&'a Arc<Certificate>>,
 }
 
 /// Why a client is not let in. What it is told is in [`Self::reason_code`]; what is logged is this.
@@ -26,6 +32,8 @@ pub enum Refusal {
     BadCredentials,
     #[error("no credentials, and anonymous clients are not allowed")]
     NotAuthorized,
+    #[error("the user name is not the one in the client certificate, or that name cannot be used")]
+    OtherName,
     #[error("the account is disabled")]
     Banned,
     #[error("too many passwords wait to be verified")]
@@ -36,7 +44,7 @@ impl Refusal {
     /// The CONNACK reason code (MQTT 5.0 section 3.2.2.2).
     pub fn reason_code(self) -> ReasonCode {
         match self {
-            Refusal::BadCredentials => ReasonCode::BadUserNameOrPassword,
+            Refusal::BadCredentials | Refusal::OtherName => ReasonCode::BadUserNameOrPassword,
             Refusal::NotAuthorized => ReasonCode::NotAuthorized,
             Refusal::Busy => ReasonCode::ServerBusy,
             Refusal::Banned => ReasonCode::Banned,
@@ -65,7 +73,7 @@ impl Default for Settings {
             allow_anonymous: false,
             anonymous_role: "anonymous".into(),
             password_slots: 0,
-            password_queue: 64,
+            password_queue: 500,
             password_cache: 10_000,
         }
     }
@@ -119,9 +127,41 @@ impl Authenticator {
     /// Who presents these credentials? May wait for a place in the hashing pool; that wait should not count against
     /// the client's CONNECT deadline (I3). The principal's account may change the moment this returns: ask
     /// [`Self::is_current`] once the session is where a change would reach it.
-    pub async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Principal, Refusal> {
+    ///
+    /// Origins take turns in the pool; `None` is one of them.
+    pub async fn authenticate(
+        &self,
+        credentials: Credentials<'_>,
+        origin: Option<IpAddr>,
+    ) -> Result<Principal, Refusal> {
+        let Some(certificate) = credentials.certificate else {
+            return self.by_password(credentials, origin, true).await;
+        };
+        if certificate.suffices {
+            return self.by_certificate(certificate, credentials.username);
+        }
+        let principal = self.by_password(credentials, origin, false).await?;
+        match &certificate.name {
+            // Two factors of two principals are no factors of one.
+            Some(name) if *name != principal.name => Err(Refusal::OtherName),
+            _ => Ok(Principal {
+                expires_at: Some(certificate.not_after),
+                certificate: Some(certificate.clone()),
+                ..principal
+            }),
+        }
+    }
+
+    /// The password decides, or that there is none.
+    async fn by_password(
+        &self,
+        credentials: Credentials<'_>,
+        origin: Option<IpAddr>,
+        may_be_anonymous: bool,
+    ) -> Result<Principal, Refusal> {
         let (name, password) = match (credentials.username, credentials.password) {
-            (None, None) => return self.anonymous(),
+            (None, None) if may_be_anonymous => return self.anonymous(),
+            (None, None) => return Err(Refusal::NotAuthorized),
             (Some(name), Some(password)) => (name, password),
             // A name without a password, or a password without a name: the answer tells nothing about any account.
             _ => return Err(Refusal::BadCredentials),
@@ -139,11 +179,11 @@ impl Authenticator {
             };
             let verified = self
                 .pool
-                .verify(password, phc.clone())
+                .verify(origin, password, phc.clone())
                 .await
                 .map_err(|Overflow| Refusal::Busy)?;
             if !verified {
-                self.exhaust(password, phc).await?;
+                self.exhaust(origin, password, phc).await?;
                 return Err(Refusal::BadCredentials);
             }
             // The user may have changed while this waited (I3). A decoy never verifies.
@@ -178,10 +218,15 @@ impl Authenticator {
     }
 
     /// Makes a wrong password as expensive as any other wrong password, whatever was stored for the name (I2).
-    async fn exhaust(&self, password: &[u8], verified: &str) -> Result<(), Refusal> {
+    async fn exhaust(
+        &self,
+        origin: Option<IpAddr>,
+        password: &[u8],
+        verified: &str,
+    ) -> Result<(), Refusal> {
         for decoy in self.users.efforts().beside(verified, &self.decoy) {
             self.pool
-                .verify(password, decoy)
+                .verify(origin, password, decoy)
                 .await
                 .map_err(|Overflow| Refusal::Busy)?;
         }
@@ -199,16 +244,22 @@ impl Authenticator {
         if principal.realm != self.realm {
             return true;
         }
-        self.users
-            .find(&principal.name)
-            .is_some_and(|user| !user.disabled && user.roles == principal.roles)
+        match self.users.find(&principal.name) {
+            Some(user) => !user.disabled && user.roles == principal.roles,
+            // Somebody may have removed the account meanwhile, and its roles with it.
+            None => is_device(principal),
+        }
     }
 
     /// A principal of an earlier time with the roles of today; `None` if it would not be let in any more.
     pub fn renew(&self, mut principal: Principal) -> Option<Principal> {
         if !principal.anonymous && principal.realm == self.realm {
-            let user = self.users.find(&principal.name)?;
-            principal.roles = user.roles.clone();
+            match self.users.find(&principal.name) {
+                Some(user) => principal.roles = user.roles.clone(),
+                // Its certificate said who it is, and is asked for again when it comes back.
+                None if is_device(&principal) => {}
+                None => return None,
+            }
         }
         self.is_current(&principal).then_some(principal)
     }
@@ -236,6 +287,39 @@ impl Authenticator {
         }
     }
 
+    /// The certificate decides. A user name that comes with it must be the same one: who connects as somebody else
+    /// than it says should hear of it. A password that comes with it proves nothing and is not looked at (I2).
+    fn by_certificate(
+        &self,
+        certificate: &Arc<Certificate>,
+        username: Option<&str>,
+    ) -> Result<Principal, Refusal> {
+        let Some(name) = &certificate.name else {
+            return Err(Refusal::NotAuthorized);
+        };
+        if check_user_name(name).is_err() || username.is_some_and(|given| *given != **name) {
+            return Err(Refusal::OtherName);
+        }
+        let local = certificate.realm == self.realm;
+        let principal = match self.users.find(name).filter(|_| local) {
+            Some(user) => self.admit(&user)?,
+            None => Principal {
+                realm: certificate.realm.clone(),
+                name: name.clone(),
+                roles: [certificate.role.clone()].into(),
+                device: Some(name.clone()),
+                expires_at: None,
+                certificate: None,
+                anonymous: false,
+            },
+        };
+        Ok(Principal {
+            expires_at: Some(certificate.not_after),
+            certificate: Some(certificate.clone()),
+            ..principal
+        })
+    }
+
     /// The last step for who proved its name.
     fn admit(&self, user: &User) -> Result<Principal, Refusal> {
         if user.disabled {
@@ -247,6 +331,7 @@ impl Authenticator {
             roles: user.roles.clone(),
             device: None,
             expires_at: None,
+            certificate: None,
             anonymous: false,
         })
     }
@@ -264,6 +349,11 @@ impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authenticator").finish_non_exhaustive()
     }
+}
+
+/// A name without an account that a certificate vouched for: it is its own device id.
+fn is_device(principal: &Principal) -> bool {
+    principal.device.as_ref() == Some(&principal.name)
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use argon2::{Algorithm, Params, Version};
 use aws_lc_rs::{constant_time, digest, pbkdf2, rand};
-use base64ct::{Base64, Base64Unpadded, Encoding};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
 use super::password::{MAX_MEMORY_KIB, MAX_PASSES, Memory, OWN_PREFIX, compute};
 
@@ -101,7 +102,11 @@ impl Imported {
     }
 
     fn sha512(cost: Cost, salt: &str, hash: &str) -> Result<Imported, ImportedHashError> {
-        let decoded = |text| Base64::decode_vec(text).map_err(|_| ImportedHashError::Damaged);
+        let decoded = |text| {
+            STANDARD
+                .decode(text)
+                .map_err(|_| ImportedHashError::Damaged)
+        };
         let (salt, hash) = (decoded(salt)?, decoded(hash)?);
         // 12 bytes up to Mosquitto 2.0, 64 since.
         if !matches!(salt.len(), 12 | 64) || hash.len() != digest::SHA512_OUTPUT_LEN {
@@ -125,8 +130,11 @@ impl Imported {
         if passes > MAX_PASSES || lanes > MAX_LANES {
             return Err(ImportedHashError::Passes { passes, lanes });
         }
-        let decoded =
-            |text| Base64Unpadded::decode_vec(text).map_err(|_| ImportedHashError::Damaged);
+        let decoded = |text| {
+            STANDARD_NO_PAD
+                .decode(text)
+                .map_err(|_| ImportedHashError::Damaged)
+        };
         let (salt, hash) = (decoded(salt)?, decoded(hash)?);
         if !(8..=64).contains(&salt.len()) || !(16..=64).contains(&hash.len()) {
             return Err(ImportedHashError::Damaged);
@@ -176,20 +184,13 @@ impl Imported {
             .and_then(|()| rand::fill(&mut hash))
             .ok()?;
         Some(match cost {
-            Cost::Sha512 => format!(
-                "$6${}${}",
-                Base64::encode_string(&salt),
-                Base64::encode_string(&hash)
-            ),
+            Cost::Sha512 => format!("$6${}${}", STANDARD.encode(&salt), STANDARD.encode(&hash)),
             Cost::Pbkdf2(iterations) => {
-                let (salt, hash) = (Base64::encode_string(&salt), Base64::encode_string(&hash));
+                let (salt, hash) = (STANDARD.encode(&salt), STANDARD.encode(&hash));
                 format!("$7${iterations}${salt}${hash}")
             }
             Cost::Argon2id(params) => {
-                let (salt, hash) = (
-                    Base64Unpadded::encode_string(&salt),
-                    Base64Unpadded::encode_string(&hash),
-                );
+                let (salt, hash) = (STANDARD_NO_PAD.encode(&salt), STANDARD_NO_PAD.encode(&hash));
                 let (memory, passes, lanes) = (params.m_cost(), params.t_cost(), params.p_cost());
                 format!("$argon2id$v=19$m={memory},t={passes},p={lanes}${salt}${hash}")
             }

@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use argon2::{Algorithm, Params, Version};
-use base64ct::{Base64Unpadded, Encoding};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::{
     Cost, Efforts, Imported, ImportedHashError, check_imported, check_imported_together,
@@ -29,10 +30,7 @@ fn argon2id(password: &[u8], memory: u32, passes: u32) -> String {
         &mut Memory::default(),
     )
     .unwrap();
-    let (salt, hash) = (
-        Base64Unpadded::encode_string(&salt),
-        Base64Unpadded::encode_string(&hash),
-    );
+    let (salt, hash) = (STANDARD_NO_PAD.encode(&salt), STANDARD_NO_PAD.encode(&hash));
     format!("$argon2id$v=19$m={memory},t={passes},p=1${salt}${hash}")
 }
 

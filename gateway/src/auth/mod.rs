@@ -1,7 +1,7 @@
 //! Who is this? Turns what a client presents into a [`Principal`], or refuses it.
 //!
-//! Today: chosen passwords, generated secrets, and anonymous clients where they are allowed. What is presented selects
-//! exactly one method, with no fall-through (I2). What the principal may do is `acl`'s business; counting failures and
+//! Today: chosen passwords, generated secrets, client certificates, and anonymous clients where they are allowed. What
+//! is presented selects exactly one method, with no fall-through (I2). Whether a certificate is good is `tls`'s part. What the principal may do is `acl`'s business; counting failures and
 //! banning addresses is `listen`'s; accounts are kept by `store` and changed through `admin`.
 //!
 //! # What a login costs, and what it tells
@@ -18,6 +18,7 @@
 
 mod authenticator;
 mod cache;
+mod certificate;
 mod imported;
 mod name;
 mod password;
@@ -28,6 +29,7 @@ mod upgrade;
 mod users;
 
 pub use authenticator::{Authenticator, Credentials, Refusal, Settings};
+pub use certificate::Certificate;
 pub use imported::{ImportedHashError, check_imported, check_imported_together, is_imported};
 pub use name::{LOCAL_REALM, check_role, check_user_name};
 pub use principal::Principal;

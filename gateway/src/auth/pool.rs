@@ -1,7 +1,8 @@
 //! The bounded pool in which chosen passwords are hashed: few low-priority threads, so that a storm of logins neither
-//! takes 19 MiB for each client nor starves the message path (I3).
+//! takes 19 MiB for each client nor starves the message path (I3). Addresses take turns: who guesses does not keep
+//! others waiting.
 
-use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::AuthError;
 use super::password::{self, Memory};
+use crate::fair_queue::FairQueue;
 
 /// How long an idle thread keeps its 19 MiB.
 const KEEP_MEMORY: Duration = Duration::from_secs(5);
@@ -36,7 +38,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    jobs: FairQueue<Origin, Job>,
     /// Jobs that may wait.
     capacity: usize,
     /// Threads there should be; thread number `slots` and above leave.
@@ -44,6 +46,9 @@ struct State {
     /// Which thread numbers are running.
     running: Vec<bool>,
 }
+
+/// The address that a password came from; `None` for the operator.
+pub(super) type Origin = Option<IpAddr>;
 
 struct Job {
     password: Box<[u8]>,
@@ -99,10 +104,16 @@ impl Pool {
         Ok(())
     }
 
-    /// Whether the password has this hash. The answer comes after at most `capacity` other hashes.
-    pub async fn verify(&self, password: &[u8], phc: Arc<str>) -> Result<bool, Overflow> {
+    /// Whether the password has this hash. The answer comes after at most `capacity` other hashes. When the queue is
+    /// full, the origin with most of it makes room for the others.
+    pub async fn verify(
+        &self,
+        origin: Origin,
+        password: &[u8],
+        phc: Arc<str>,
+    ) -> Result<bool, Overflow> {
         let (answer, result) = oneshot::channel();
-        self.push(password, Task::Verify { phc, answer })?;
+        self.push(origin, password, Task::Verify { phc, answer })?;
         result.await.map_err(|_| Overflow)
     }
 
@@ -110,7 +121,7 @@ impl Pool {
     pub async fn hash(&self, password: &[u8]) -> Result<String, AuthError> {
         password::check(password)?;
         let (answer, result) = oneshot::channel();
-        self.push(password, Task::Hash { answer })
+        self.push(None, password, Task::Hash { answer })
             .map_err(|Overflow| AuthError::Busy)?;
         result.await.map_err(|_| AuthError::Busy)?
     }
@@ -120,19 +131,17 @@ impl Pool {
         self.shared.done.load(Ordering::Relaxed)
     }
 
-    fn push(&self, password: &[u8], task: Task) -> Result<(), Overflow> {
+    fn push(&self, origin: Origin, password: &[u8], task: Task) -> Result<(), Overflow> {
         let mut state = self.shared.state.lock();
         if state.jobs.len() >= state.capacity {
             // Clients that left while they waited make room.
             state.jobs.retain(|job| !job.task.is_abandoned());
-            if state.jobs.len() >= state.capacity {
+            if state.jobs.len() >= state.capacity && state.jobs.displace(&origin).is_none() {
                 return Err(Overflow);
             }
         }
-        state.jobs.push_back(Job {
-            password: password.into(),
-            task,
-        });
+        let password = password.into();
+        state.jobs.push(origin, Job { password, task });
         self.shared.work.notify_one();
         Ok(())
     }
@@ -167,7 +176,7 @@ impl Shared {
                 self.work.notify_one();
                 return None;
             }
-            if let Some(job) = state.jobs.pop_front() {
+            if let Some((_, job)) = state.jobs.pop() {
                 return Some(job);
             }
             if memory.is_empty() {
@@ -230,8 +239,8 @@ mod tests {
     async fn a_hash_made_in_the_pool_verifies_in_the_pool() {
         let pool = Pool::new(2, 4).unwrap();
         let phc: Arc<str> = pool.hash(b"secret").await.unwrap().into();
-        assert_eq!(pool.verify(b"secret", phc.clone()).await, Ok(true));
-        assert_eq!(pool.verify(b"other", phc).await, Ok(false));
+        assert_eq!(pool.verify(None, b"secret", phc.clone()).await, Ok(true));
+        assert_eq!(pool.verify(None, b"other", phc).await, Ok(false));
     }
 
     // I3
@@ -241,11 +250,41 @@ mod tests {
         let decoy: Arc<str> = password::decoy().unwrap().into();
         // Polled in order on one thread: the first few fill the queue before any hash can end.
         let all =
-            futures_util::future::join_all((0..12).map(|_| pool.verify(b"x", decoy.clone()))).await;
+            futures_util::future::join_all((0..12).map(|_| pool.verify(None, b"x", decoy.clone())))
+                .await;
         let overflowed = all.iter().filter(|answer| answer.is_err()).count();
         assert!((1..=10).contains(&overflowed), "{overflowed}");
         assert!(all.iter().flatten().all(|verified| !verified));
-        assert_eq!(pool.verify(b"x", decoy).await, Ok(false), "room again");
+        assert_eq!(
+            pool.verify(None, b"x", decoy).await,
+            Ok(false),
+            "room again"
+        );
+    }
+
+    // I3
+    #[tokio::test]
+    async fn who_guesses_with_many_passwords_keeps_nobody_else_waiting() {
+        let pool = Pool::new(1, 20).unwrap();
+        pool.shared.state.lock().slots = 0; // nobody works yet
+        let decoy: Arc<str> = password::decoy().unwrap().into();
+        let [guesser, other] = [1, 2].map(|last| Some(IpAddr::from([192, 0, 2, last])));
+        let mut guesses: Vec<_> = (0..20)
+            .map(|_| Box::pin(pool.verify(guesser, b"x", decoy.clone())))
+            .collect();
+        for guess in &mut guesses {
+            assert!(guess.now_or_never().is_none(), "queued");
+        }
+        let late = pool.verify(guesser, b"x", decoy.clone());
+        assert_eq!(late.now_or_never(), Some(Err(Overflow)));
+        let mut login = Box::pin(pool.verify(other, b"x", decoy.clone()));
+        assert!((&mut login).now_or_never().is_none(), "there is room");
+        let displaced = guesses.pop().unwrap().await;
+        assert_eq!(displaced, Err(Overflow), "its last guess made it");
+        pool.resize(1, 20).unwrap();
+        assert_eq!(login.await, Ok(false));
+        // One hash for each of the two was enough, give or take the one that runs now.
+        assert!(pool.done() <= 4, "{} were first", pool.done());
     }
 
     #[tokio::test]
@@ -254,7 +293,7 @@ mod tests {
         pool.shared.state.lock().slots = 0; // nobody works
         let decoy: Arc<str> = password::decoy().unwrap().into();
         for _ in 0..3 {
-            let mut waiting = Box::pin(pool.verify(b"x", decoy.clone()));
+            let mut waiting = Box::pin(pool.verify(None, b"x", decoy.clone()));
             assert!((&mut waiting).now_or_never().is_none(), "queued each time");
         }
     }
@@ -265,9 +304,10 @@ mod tests {
         let decoy: Arc<str> = password::decoy().unwrap().into();
         for slots in [3, 1, 2] {
             pool.resize(slots, 8).unwrap();
-            let all =
-                futures_util::future::join_all((0..4).map(|_| pool.verify(b"x", decoy.clone())))
-                    .await;
+            let all = futures_util::future::join_all(
+                (0..4).map(|_| pool.verify(None, b"x", decoy.clone())),
+            )
+            .await;
             assert!(all.iter().all(|answer| *answer == Ok(false)), "{slots}");
         }
     }

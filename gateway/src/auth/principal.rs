@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::LOCAL_REALM;
+use super::{Certificate, LOCAL_REALM};
 
 /// An authenticated client (I1). Rules, `%u` and the ownership of sessions go by realm and name, never by the kind of
 /// credential.
@@ -19,6 +19,8 @@ pub struct Principal {
     pub device: Option<Arc<str>>,
     /// When the credential ends, if it does.
     pub expires_at: Option<SystemTime>,
+    /// The client certificate of this login, if there was one: its connection ends with it.
+    pub certificate: Option<Arc<Certificate>>,
     pub anonymous: bool,
 }
 
@@ -31,6 +33,7 @@ impl Principal {
             roles: [role.clone()].into(),
             device: None,
             expires_at: None,
+            certificate: None,
             anonymous: true,
         }
     }

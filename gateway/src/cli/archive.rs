@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -71,8 +71,8 @@ impl<W: Write> Writer<W> {
     /// Begins a part of exactly `bytes` bytes; the one before is complete.
     pub fn begin(&mut self, part: &Part, bytes: u64) -> io::Result<()> {
         self.end()?;
-        self.header(part.name, part.mode, bytes)?;
-        self.open = Some((part.name.to_owned(), bytes, bytes, Context::new(&SHA256)));
+        self.header(&part.name, part.mode, bytes)?;
+        self.open = Some((part.name.to_string(), bytes, bytes, Context::new(&SHA256)));
         Ok(())
     }
 
@@ -132,8 +132,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Unpacks an archive into `folder`, an empty one with a folder `tls` in it; the files get the owner of `like`, if
-/// this is root. Nothing but the parts of a data directory is taken, whatever the archive holds.
+/// Unpacks an archive into `folder`, an empty one; the files, and the folders that they need in it, get `owner`. Nothing but the parts of a data directory is taken, whatever the archive holds.
 ///
 /// # Errors
 /// In words that follow "cannot be restored: ".
@@ -168,7 +167,9 @@ pub(super) fn unpack(
         if part.kind == PartKind::File && size > Part::FILE_MAX {
             return Err(format!("its entry {name:?} has {size} bytes, far too many"));
         }
-        let fingerprint = extract(&mut entry, size, &folder.join(part.name), part.mode, owner)
+        let into = folder.join(&*part.name);
+        let fingerprint = make_parents(&into, owner)
+            .and_then(|()| extract(&mut entry, size, &into, part.mode, owner))
             .map_err(|error| format!("its entry {name:?} cannot be unpacked ({error})"))?;
         if found.insert(name.clone(), fingerprint).is_some() {
             return Err(format!("it has two entries {name:?}"));
@@ -201,6 +202,22 @@ fn read_manifest(entry: &mut impl Read, size: u64) -> Result<Manifest, String> {
         )),
         None => Err("its manifest is not one".to_owned()),
     }
+}
+
+/// Makes the folders of a file that are missing.
+pub(super) fn make_parents(file: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let missing: Vec<_> = file
+        .ancestors()
+        .skip(1)
+        .take_while(|folder| !folder.exists())
+        .collect();
+    for folder in missing.into_iter().rev() {
+        DirBuilder::new().mode(0o700).create(folder)?;
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::chown(folder, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes one entry to a file of its own. A short entry is an error.

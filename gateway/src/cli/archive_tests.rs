@@ -5,14 +5,14 @@ use tempfile::TempDir;
 
 use super::*;
 
-fn part(name: &str) -> &'static Part {
+fn part(name: &str) -> Part {
     Part::named(name).unwrap()
 }
 
 fn packed(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new());
     for (name, contents) in parts {
-        writer.begin(part(name), contents.len() as u64).unwrap();
+        writer.begin(&part(name), contents.len() as u64).unwrap();
         contents
             .chunks(7)
             .for_each(|piece| writer.write(piece).unwrap());
@@ -24,7 +24,7 @@ fn unpacked(archive: &[u8]) -> (TempDir, Result<Manifest, String>) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("archive");
     fs::write(&file, archive).unwrap();
-    fs::create_dir_all(folder.path().join("into/tls")).unwrap();
+    fs::create_dir_all(folder.path().join("into")).unwrap();
     let outcome = unpack(&file, &folder.path().join("into"), None);
     (folder, outcome)
 }
@@ -192,7 +192,7 @@ fn a_newer_form_is_refused_with_the_remedy() {
 #[test]
 fn a_part_must_be_as_long_as_announced() {
     let mut writer = Writer::new(Vec::new());
-    writer.begin(part("secret.key"), 3).unwrap();
+    writer.begin(&part("secret.key"), 3).unwrap();
     writer.write(b"ab").unwrap();
     assert!(writer.write(b"cd").is_err());
     assert!(writer.finish().is_err());

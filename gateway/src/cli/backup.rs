@@ -64,7 +64,7 @@ async fn write(
     let mut piece = vec![0; PIECE];
     for line in &parts {
         let part = Part::named(&line.name).ok_or_else(|| CliError::Version(line.name.clone()))?;
-        writer.begin(part, line.bytes).map_err(failed)?;
+        writer.begin(&part, line.bytes).map_err(failed)?;
         let mut missing = line.bytes;
         while missing > 0 {
             let most = usize::try_from(missing).unwrap_or(PIECE).min(PIECE);

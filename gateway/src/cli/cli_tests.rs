@@ -2,6 +2,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use broker_config::Config;
 use clap::{CommandFactory, Parser};
 use tokio::sync::oneshot;
 
@@ -18,6 +19,7 @@ pub(super) async fn postern(dir: &Path, line: &[&str]) -> Result<String, CliErro
     match cli.verb.unwrap() {
         Verb::User(args) => args.run(&dir, &mut out).await?,
         Verb::Acl(args) => args.run(&dir, &mut out).await?,
+        Verb::Cert(args) => args.run_with(&Config::default(), &dir, &mut out).await?,
         Verb::Backup(args) => {
             args.run(&dir, &mut out).await?;
             ExitCode::SUCCESS
@@ -134,6 +136,7 @@ async fn nothing_is_made_by_looking() {
         &["user", "list"][..],
         &["acl", "list"],
         &["user", "disable", "ann"],
+        &["cert", "status"],
     ] {
         let error = postern(&missing, line).await.unwrap_err();
         assert!(

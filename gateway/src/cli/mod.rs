@@ -3,6 +3,10 @@
 mod acl;
 mod archive;
 mod backup;
+mod ban;
+mod ca;
+mod cert;
+mod certificate_files;
 mod check;
 mod config;
 mod health;
@@ -51,6 +55,12 @@ enum Verb {
     User(user::Args),
     /// Allow, deny and explain what clients may publish and subscribe to
     Acl(acl::Args),
+    /// Show the server's certificates and what devices pin, and go back to the one before
+    Cert(cert::Args),
+    /// The private CA: certificates for devices and servers, and their revocation
+    Ca(ca::Args),
+    /// List, make and lift the bans of the running gateway
+    Ban(ban::Args),
     /// Take users, rules and settings over from another broker
     Import(import::Args),
     /// Say whether the gateway runs and everything in it works; exit code 0 if so
@@ -118,6 +128,10 @@ enum CliError {
         "{path} has the files of a gateway already ({found} and others); add --force to set them aside"
     )]
     InUse { path: PathBuf, found: String },
+    #[error(
+        "cannot make the PKCS #12 file: {0}; the certificate is issued all the same: its files are there"
+    )]
+    Pkcs12(String),
     #[error("{0}")]
     Password(&'static str),
     #[error("cannot read the password: {0}")]
@@ -179,6 +193,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.verb {
         Some(Verb::User(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Cert(args)) => return args.run(settings, &mut out).await,
+        Some(Verb::Ca(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Ban(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Import(args)) => return args.run(settings, &mut out).await,
         Some(Verb::Health) => return health::run(&settings.locate()?, &mut out).await,
         Some(Verb::Backup(args)) => args.run(&settings.locate()?, &mut out).await?,

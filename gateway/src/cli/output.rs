@@ -21,7 +21,15 @@ pub(super) fn done(answer: Answer, out: &mut impl Write) -> Result<ExitCode, Cli
         Answer::Users { .. }
         | Answer::Rules { .. }
         | Answer::Explanation(_)
+        | Answer::Bans { .. }
         | Answer::Health { .. }
+        | Answer::Certificates { .. }
+        | Answer::Certificate(_)
+        | Answer::Ca(_)
+        | Answer::Issued { .. }
+        | Answer::IssuedCertificates { .. }
+        | Answer::RevocationList { .. }
+        | Answer::Findings { .. }
         | Answer::Backup { .. } => {
             return Ok(ExitCode::SUCCESS);
         }

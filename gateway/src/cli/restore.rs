@@ -37,7 +37,7 @@ impl Args {
         File::open(&self.file).map_err(|source| CliError::file("read", &self.file, source))?;
         dir.create()?;
         let lock = dir.lock_to_restore()?;
-        let present = present(dir.path());
+        let present = present(dir.path())?;
         if let (Some(found), false) = (present.first(), self.force) {
             return Err(CliError::InUse {
                 path: dir.path().to_owned(),
@@ -53,7 +53,7 @@ impl Args {
             archive::unpack(&self.file, &unpacked.folder, unpacked.owner).map_err(refused)?;
         check(&unpacked.folder, &manifest).await.map_err(refused)?;
 
-        let aside = exchange(dir, &unpacked.folder, &present)?;
+        let aside = exchange(dir, &unpacked.folder, &manifest, &present)?;
         drop(unpacked);
         dir.give_to_owner()?;
         drop(lock);
@@ -90,11 +90,9 @@ impl Unpacked {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            for folder in [folder.clone(), folder.join("tls")] {
-                DirBuilder::new().mode(0o700).create(&folder)?;
-                if let Some((uid, gid)) = owner {
-                    chown(&folder, Some(uid), Some(gid))?;
-                }
+            DirBuilder::new().mode(0o700).create(&folder)?;
+            if let Some((uid, gid)) = owner {
+                chown(&folder, Some(uid), Some(gid))?;
             }
             Ok(owner)
         };
@@ -110,8 +108,9 @@ impl Drop for Unpacked {
 }
 
 /// The files of a data directory that a backup would replace.
-fn present(directory: &Path) -> Vec<String> {
-    let names = Part::ALL.iter().flat_map(|part| {
+fn present(directory: &Path) -> Result<Vec<String>, CliError> {
+    let parts = Part::all_in(directory)?;
+    let names = parts.iter().flat_map(|part| {
         let companions: &[&str] = match part.kind {
             PartKind::Database => &COMPANIONS,
             PartKind::File => &[],
@@ -119,11 +118,11 @@ fn present(directory: &Path) -> Vec<String> {
         let companions = companions
             .iter()
             .map(|suffix| format!("{}{suffix}", part.name));
-        std::iter::once(part.name.to_owned()).chain(companions)
+        std::iter::once(part.name.to_string()).chain(companions)
     });
-    names
+    Ok(names
         .filter(|name| fs::symlink_metadata(directory.join(name)).is_ok())
-        .collect()
+        .collect())
 }
 
 /// Whether a gateway could start with what was unpacked; brings it to what a gateway expects after a restore.
@@ -179,6 +178,7 @@ async fn check_accounts(folder: &Path) -> Result<(), AdminError> {
 fn exchange(
     dir: &DataDir,
     unpacked: &Path,
+    manifest: &Manifest,
     present: &[String],
 ) -> Result<Option<PathBuf>, CliError> {
     let mark = dir.restore_mark();
@@ -191,23 +191,8 @@ fn exchange(
             true => None,
             false => Some(set_aside(dir.path(), present)?),
         };
-        let tls = dir.path().join("tls");
-        for part in Part::ALL {
-            let (from, to) = (unpacked.join(part.name), dir.path().join(part.name));
-            if !from.exists() {
-                continue;
-            }
-            if part.name.starts_with("tls/") && !tls.exists() {
-                // Made by this restore, with its owner.
-                fs::rename(unpacked.join("tls"), &tls)?;
-                continue;
-            }
-            if from.exists() {
-                fs::rename(from, to)?;
-            }
-        }
-        if tls.exists() {
-            File::open(&tls)?.sync_all()?;
+        for name in manifest.parts.keys() {
+            put(unpacked, dir.path(), name)?;
         }
         sync()?;
         fs::remove_file(&mark)?;
@@ -215,6 +200,24 @@ fn exchange(
         Ok(aside)
     };
     run().map_err(failed)
+}
+
+/// Moves one file to its place, or the outermost folder on its way that is not there yet: that was made by this
+/// restore, with its owner.
+fn put(unpacked: &Path, directory: &Path, name: &str) -> io::Result<()> {
+    let name = Path::new(name);
+    if !unpacked.join(name).exists() {
+        // It went with its folder.
+        return Ok(());
+    }
+    let ways: Vec<&Path> = name.ancestors().filter(|way| *way != "").collect();
+    let missing = ways.iter().rev().find(|way| !directory.join(way).exists());
+    let moved = missing.copied().unwrap_or(name);
+    fs::rename(unpacked.join(moved), directory.join(moved))?;
+    for folder in name.ancestors().skip(1) {
+        File::open(directory.join(folder))?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Moves files into a new folder that is named after this moment.
@@ -235,9 +238,7 @@ fn set_aside(directory: &Path, names: &[String]) -> io::Result<PathBuf> {
     }
     for name in names {
         let to = aside.join(name);
-        if let Some(folder) = to.parent().filter(|folder| !folder.exists()) {
-            builder.create(folder)?;
-        }
+        archive::make_parents(&to, None)?;
         fs::rename(directory.join(name), to)?;
     }
     Ok(aside)
@@ -251,7 +252,7 @@ fn compact(seconds: u64) -> String {
 }
 
 /// `2026-11-21 06:19:52 UTC`.
-fn spoken(seconds: u64) -> String {
+pub(super) fn spoken(seconds: u64) -> String {
     let ([year, month, day], [hour, minute, second]) = civil(seconds);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }

@@ -11,14 +11,15 @@ async fn gateway(name: &str) -> (tempfile::TempDir, PathBuf) {
     postern(dir.path(), &["user", "add", name, "--generate"])
         .await
         .unwrap();
-    fs::create_dir(dir.path().join("tls")).unwrap();
-    for file in ["tls/ca.pem", "tls/ca.key"] {
+    let pair = format!("certificates/{name}/pair.pem");
+    for file in ["tls/ca.pem", "tls/ca.key", &*pair] {
+        archive::make_parents(&dir.path().join(file), None).unwrap();
         fs::write(dir.path().join(file), format!("{file} of {name}")).unwrap();
     }
     let file = dir.path().join("backup.tar");
     let line = ["backup", file.to_str().unwrap()];
     let said = postern(dir.path(), &line).await.unwrap();
-    assert!(said.starts_with("4 files"), "{said}");
+    assert!(said.starts_with("5 files"), "{said}");
     (dir, file)
 }
 
@@ -48,12 +49,15 @@ async fn a_backup_restores_into_an_empty_directory() {
     let empty = tempfile::tempdir().unwrap();
     let into = empty.path().join("new/data");
     restore(&into, &file, &[]).await.unwrap();
-    assert_eq!(names(&into), ["accounts.db", "lock", "secret.key", "tls"]);
+    let restored = ["accounts.db", "certificates", "lock", "secret.key", "tls"];
+    assert_eq!(names(&into), restored);
     let ca = fs::read_to_string(into.join("tls/ca.key")).unwrap();
     assert_eq!(ca, "tls/ca.key of ann");
     let mode = |name: &str| fs::metadata(into.join(name)).unwrap().permissions().mode() & 0o777;
     let modes = ["accounts.db", "tls", "tls/ca.pem", "tls/ca.key"].map(mode);
     assert_eq!(modes, [0o600, 0o700, 0o644, 0o600]);
+    let modes = ["certificates/ann", "certificates/ann/pair.pem"].map(mode);
+    assert_eq!(modes, [0o700, 0o600]);
     assert!(users(&into).await.contains("ann"));
 }
 
@@ -86,6 +90,7 @@ async fn a_directory_in_use_is_replaced_only_by_force_and_set_aside() {
         [
             "accounts.db",
             "accounts.db-wal",
+            "certificates",
             "first-account",
             "secret.key",
             "tls"
@@ -95,6 +100,12 @@ async fn a_directory_in_use_is_replaced_only_by_force_and_set_aside() {
         fs::read_to_string(aside.join("tls/ca.key")).unwrap(),
         "tls/ca.key of bob"
     );
+    // The folder was there, the slot in it was not.
+    let slots = names(&target.path().join("certificates"));
+    assert_eq!(slots, ["ann", "bob"]);
+    assert_eq!(names(&target.path().join("certificates/ann")), ["pair.pem"]);
+    assert_eq!(names(&target.path().join("certificates/bob")), [""; 0]);
+    assert_eq!(names(&aside.join("certificates/bob")), ["pair.pem"]);
     fs::remove_file(aside.join("accounts.db-wal")).unwrap();
     assert!(users(&aside).await.contains("bob"));
 }
@@ -108,7 +119,7 @@ async fn what_cannot_be_restored_changes_nothing() {
         let mut writer = archive::Writer::new(File::create(&path).unwrap());
         for (name, contents) in files {
             let part = Part::named(name).unwrap();
-            writer.begin(part, contents.len() as u64).unwrap();
+            writer.begin(&part, contents.len() as u64).unwrap();
             writer.write(contents).unwrap();
         }
         writer.finish().unwrap();

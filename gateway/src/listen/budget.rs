@@ -1,12 +1,18 @@
-//! What a connection may cost before it has said anything: places for connections, per address and in all, and for
-//! TLS handshakes.
+//! How many connections may there be? Places for all of them, for those of one address, and for those of one address
+//! that no client has logged in on yet.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
-use hashbrown::HashMap;
-use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use broker_config::Limits;
+use parking_lot::{Mutex, MutexGuard};
 
+use super::prefix::Prefix;
 use crate::metrics::Metrics;
 
 /// Counts open connections.
@@ -20,13 +26,33 @@ pub struct Admissions {
 struct Counts {
     total: usize,
     /// Only addresses with a connection are here: the map is as large as the number of connections at most.
-    by_address: HashMap<IpAddr, usize>,
+    by_address: HashMap<Prefix, Here>,
+}
+
+#[derive(Default)]
+struct Here {
+    open: usize,
+    /// Those of them that no client has logged in on.
+    connecting: usize,
 }
 
 /// The place of one connection; given back when dropped.
 pub struct Admission {
     admissions: Admissions,
-    address: IpAddr,
+    /// Whose it is. Behind a proxy that is known a little later.
+    address: Option<Prefix>,
+    connecting: AtomicBool,
+}
+
+/// Which limit is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    #[error("there are limits.max_connections")]
+    Total,
+    #[error("there are limits.max_connections_per_address")]
+    Address,
+    #[error("there are limits.max_connecting_per_address")]
+    Connecting,
 }
 
 impl Admissions {
@@ -37,158 +63,132 @@ impl Admissions {
         }
     }
 
-    /// A place for a connection from `address`, if neither limit is reached.
-    pub fn admit(&self, address: IpAddr, total: usize, per_address: usize) -> Option<Admission> {
+    /// A place among all, for a connection whose address is not known yet: [`Admission::settle`] it.
+    pub fn admit(&self, limits: &Limits) -> Result<Admission, Full> {
         let mut counts = self.counts.lock();
-        if counts.total >= total {
-            return None;
+        if counts.total >= limits.max_connections {
+            return Err(Full::Total);
         }
-        let here = counts.by_address.entry(address).or_default();
-        if *here >= per_address {
-            return None;
-        }
-        *here += 1;
         counts.total += 1;
         self.metrics.connections.set(counts.total as u64);
-        Some(Admission {
+        Ok(Admission {
             admissions: self.clone(),
-            address,
+            address: None,
+            connecting: AtomicBool::new(true),
         })
+    }
+}
+
+impl Admission {
+    /// Takes one of the places of this address too.
+    pub fn settle(&mut self, address: Prefix, limits: &Limits) -> Result<(), Full> {
+        let mut counts = self.admissions.counts.lock();
+        let here = counts.by_address.get(&address);
+        let (open, connecting) = here.map_or((0, 0), |here| (here.open, here.connecting));
+        if open >= limits.max_connections_per_address {
+            return Err(Full::Address);
+        }
+        if connecting >= limits.max_connecting_per_address {
+            return Err(Full::Connecting);
+        }
+        let here = counts.by_address.entry(address).or_default();
+        here.open += 1;
+        here.connecting += 1;
+        drop(counts);
+        self.address = Some(address);
+        Ok(())
+    }
+
+    /// A client has logged in.
+    pub fn connected(&self) {
+        let mut counts = self.admissions.counts.lock();
+        self.leave_connecting(&mut counts);
+    }
+
+    fn leave_connecting(&self, counts: &mut MutexGuard<'_, Counts>) {
+        if let Some(address) = self.address
+            && self.connecting.swap(false, Relaxed)
+            && let Some(here) = counts.by_address.get_mut(&address)
+        {
+            here.connecting -= 1;
+        }
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
         let mut counts = self.admissions.counts.lock();
+        self.leave_connecting(&mut counts);
         counts.total -= 1;
         self.admissions.metrics.connections.set(counts.total as u64);
-        if let Some(here) = counts.by_address.get_mut(&self.address) {
-            *here -= 1;
-            if *here == 0 {
-                counts.by_address.remove(&self.address);
+        if let Some(address) = self.address
+            && let Some(here) = counts.by_address.get_mut(&address)
+        {
+            here.open -= 1;
+            if here.open == 0 {
+                counts.by_address.remove(&address);
             }
-        }
-    }
-}
-
-/// Places for TLS handshakes under way, of which one address gets a part only: a thousand half-open sockets of one
-/// machine do not close the door to the others. The limit may change while handshakes run.
-#[derive(Default)]
-pub struct Handshakes {
-    running: Mutex<usize>,
-    freed: Notify,
-    /// Only addresses with a handshake under way or waiting are here.
-    by_address: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
-}
-
-/// One address gets this part of the places.
-const ADDRESS_SHARE: usize = 4;
-
-/// One handshake's place.
-pub struct Place<'a> {
-    handshakes: &'a Handshakes,
-    /// Whether it counts among those that run, or still waits.
-    runs: bool,
-    address: IpAddr,
-    here: Option<Arc<Semaphore>>,
-}
-
-impl Handshakes {
-    /// Waits for a place among `limit`.
-    pub async fn enter(&self, address: IpAddr, limit: usize) -> Place<'_> {
-        let mut place = Place {
-            handshakes: self,
-            runs: false,
-            address,
-            here: None,
-        };
-        let here = {
-            let mut by_address = self.by_address.lock();
-            let share = || Arc::new(Semaphore::new((limit / ADDRESS_SHARE).max(1)));
-            by_address.entry(address).or_insert_with(share).clone()
-        };
-        place.here = Some(here.clone());
-        // It is never closed. What is taken here is given back when the place is dropped.
-        let permit = here.acquire().await;
-        loop {
-            let freed = self.freed.notified();
-            {
-                let mut running = self.running.lock();
-                if *running < limit {
-                    *running += 1;
-                    place.runs = true;
-                    break;
-                }
-            }
-            freed.await;
-        }
-        if let Ok(permit) = permit {
-            permit.forget();
-        }
-        place
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if self.runs {
-            *self.handshakes.running.lock() -= 1;
-            self.handshakes.freed.notify_one();
-            self.here.iter().for_each(|here| here.add_permits(1));
-        }
-        let mut by_address = self.handshakes.by_address.lock();
-        let here = self.here.take();
-        // The map's and ours: nobody else is here.
-        if here.is_some_and(|here| Arc::strong_count(&here) <= 2) {
-            by_address.remove(&self.address);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, pin::Pin, task::Poll};
+    use std::net::IpAddr;
 
     use super::*;
 
+    fn limits(total: usize, address: usize, connecting: usize) -> Limits {
+        Limits {
+            max_connections: total,
+            max_connections_per_address: address,
+            max_connecting_per_address: connecting,
+            ..Limits::default()
+        }
+    }
+
+    fn admit(admissions: &Admissions, last: u8, limits: &Limits) -> Result<Admission, Full> {
+        let mut admission = admissions.admit(limits)?;
+        admission.settle(IpAddr::from([127, 0, 0, last]).into(), limits)?;
+        Ok(admission)
+    }
+
     #[test]
-    fn both_limits_hold_and_a_closed_connection_frees_its_place() {
+    fn connections_are_limited_in_all_and_by_address() {
         let admissions = Admissions::new(Arc::default());
-        let (one, two) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let first = admissions.admit(one, 3, 2);
-        let second = admissions.admit(one, 3, 2);
-        assert!(first.is_some() && second.is_some());
-        assert!(admissions.admit(one, 3, 2).is_none(), "per address");
-        let third = admissions.admit(two, 3, 2);
-        assert!(third.is_some());
-        assert!(admissions.admit(two, 3, 2).is_none(), "in all");
+        let limits = limits(3, 2, 9);
+        let first = admit(&admissions, 1, &limits);
+        let second = admit(&admissions, 1, &limits);
+        assert!(first.is_ok() && second.is_ok());
+        let full = admit(&admissions, 1, &limits).err();
+        assert_eq!(full, Some(Full::Address));
+        let third = admit(&admissions, 2, &limits);
+        assert!(third.is_ok(), "what was refused holds no place");
+        let full = admit(&admissions, 2, &limits).err();
+        assert_eq!(full, Some(Full::Total));
         drop(first);
-        assert!(admissions.admit(two, 3, 2).is_some());
+        assert!(admit(&admissions, 2, &limits).is_ok());
         drop((second, third));
         assert!(admissions.counts.lock().by_address.is_empty());
+        assert_eq!(admissions.counts.lock().total, 0);
     }
 
-    #[tokio::test]
-    async fn handshakes_wait_for_a_place_and_one_address_takes_only_its_share() {
-        let handshakes = Handshakes::default();
-        let (one, two) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let first = handshakes.enter(one, 4).await;
-        let mut second = Box::pin(handshakes.enter(one, 4));
-        assert!(waits(&mut second).await, "a quarter of four is one");
-        let other = handshakes.enter(two, 4).await;
-        drop(first);
-        let second = second.await;
-        let mut third = Box::pin(handshakes.enter(one, 4));
-        assert!(waits(&mut third).await);
-        drop((third, second, other));
-        assert!(
-            handshakes.by_address.lock().is_empty(),
-            "nothing is left behind"
-        );
-        assert_eq!(*handshakes.running.lock(), 0);
-    }
-
-    async fn waits(future: &mut (impl Future + Unpin)) -> bool {
-        poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
+    #[test]
+    fn who_has_not_logged_in_holds_a_place_of_its_own_kind() {
+        let admissions = Admissions::new(Arc::default());
+        let limits = limits(9, 9, 2);
+        let first = admit(&admissions, 1, &limits).unwrap();
+        let second = admit(&admissions, 1, &limits).unwrap();
+        let full = admit(&admissions, 1, &limits).err();
+        assert_eq!(full, Some(Full::Connecting));
+        first.connected();
+        first.connected();
+        let third = admit(&admissions, 1, &limits).unwrap();
+        let full = admit(&admissions, 1, &limits).err();
+        assert_eq!(full, Some(Full::Connecting), "once for each");
+        drop((first, second));
+        assert!(admit(&admissions, 1, &limits).is_ok());
+        drop(third);
+        assert!(admissions.counts.lock().by_address.is_empty());
     }
 }

@@ -49,8 +49,9 @@ where
 {
     let mut driver = Driver::new(stream, welcome, context);
     let ending = poll_fn(|cx| driver.poll(cx)).await;
-    // Boxed: what ends must not make what lives larger.
-    Box::pin(driver.end(ending, peer)).await;
+    // Boxed: what ends must not make what lives larger. In turn: when a network breaks, all of them end at once.
+    let end = Box::pin(driver.end(ending, peer));
+    context.turns.take(end).await;
 }
 
 struct Driver<'a, S> {

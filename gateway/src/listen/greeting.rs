@@ -1,12 +1,12 @@
 //! The first packet: CONNECT, read under a deadline and a small cap, checked, answered.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::Context;
+use super::{Context, bans::Login, certificate::Presented, opening::Opening, prefix::Prefix};
 use crate::{
     auth::{Credentials, Principal, Refusal},
     mqtt::{
@@ -44,17 +44,26 @@ pub enum Rejected {
     Refused(&'static str),
 }
 
-/// Reads CONNECT, finds out who it is, claims the session and sends CONNACK.
-pub async fn greet<S>(stream: &mut S, context: &Context) -> Result<Welcome, Rejected>
+/// Reads CONNECT of a client at `address`, finds out who it is, claims the session and sends CONNACK.
+pub async fn greet<S>(
+    stream: &mut S,
+    opening: Box<Opening>,
+    context: &Context,
+    address: IpAddr,
+) -> Result<Welcome, Rejected>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = context.limits();
     let first = u32::try_from(limits.first_packet_max.bytes()).unwrap_or(u32::MAX);
     let mut decoder = Decoder::new(first);
-    let mut rest = BytesMut::new();
+    let Opening {
+        deadline,
+        first: mut rest,
+        client,
+    } = *opening;
     let read = read_connect(stream, &mut decoder, &mut rest);
-    let mut connect = match tokio::time::timeout(limits.connect_timeout, read).await {
+    let mut connect = match tokio::time::timeout_at(deadline, read).await {
         Err(_) => return Err(Rejected::Deadline(limits.connect_timeout)),
         Ok(Ok(connect)) => connect,
         Ok(Err(rejected)) => {
@@ -71,7 +80,15 @@ where
         maximum_packet_size: connect.maximum_packet_size,
         problem_information: connect.request_problem_information,
     };
-    match admit(&mut connect, context, &settings).await {
+    // I3: however long this takes, it does not count against the deadline for CONNECT.
+    let certificate = client.as_ref();
+    let principal = authenticate(&connect, context, certificate, address);
+    let principal = while_present(stream, &mut rest, principal);
+    let admitted = match principal.await? {
+        Ok(principal) => admit(&mut connect, principal, context, &settings, certificate).await,
+        Err(refused) => Err(refused),
+    };
+    match admitted {
         Ok(admitted) => {
             let connack = Reply::ConnAck(Box::new(admitted.connack));
             let mut out = BytesMut::new();
@@ -116,21 +133,21 @@ async fn read_connect<S: AsyncRead + Unpin>(
     rest: &mut BytesMut,
 ) -> Result<Box<Connect>, Rejected> {
     loop {
-        rest.reserve(READ);
-        if stream.read_buf(rest).await? == 0 {
-            return Err(Rejected::Closed);
-        }
         match decoder.decode(rest)? {
             Some(Packet::Connect(connect)) => return Ok(connect),
             // The decoder lets nothing else be first.
             Some(_) => return Err(Rejected::Refused("the first packet is not CONNECT")),
             None => {}
         }
+        rest.reserve(READ);
+        if stream.read_buf(rest).await? == 0 {
+            return Err(Rejected::Closed);
+        }
     }
 }
 
 /// Bytes read at once before CONNECT is complete.
-const READ: usize = 1024;
+pub(super) const READ: usize = 1024;
 
 struct Admitted {
     connection: Connection,
@@ -138,22 +155,18 @@ struct Admitted {
     keep_alive: Option<Duration>,
 }
 
+/// Lets a client in that has proven who it is.
 async fn admit(
     connect: &mut Connect,
+    principal: Principal,
     context: &Context,
     settings: &Arc<Settings>,
+    client: Option<&Presented>,
 ) -> Result<Admitted, (ReasonCode, &'static str)> {
-    if connect.authentication_method.is_some() {
-        return Err((
-            ReasonCode::BadAuthenticationMethod,
-            "no enhanced authentication method is offered",
-        ));
-    }
     let assigned = connect.client_id.is_empty();
     if assigned {
         connect.client_id = assign_client_id();
     }
-    let principal = authenticate(connect, context).await?;
     check_will(connect, &principal, context, settings)?;
     let asked = connect.session_expiry;
     let claimed = context.registry.claim(connect, principal.clone()).await;
@@ -162,8 +175,10 @@ async fn admit(
         session_present,
         session_expiry,
     } = claimed.map_err(|refused| (refused.reason(), refused.text()))?;
-    // The account may have been disabled while this went on, before its session could be told.
-    if !context.authenticator.is_current(&principal) {
+    // The account may have been disabled while this went on, or the certificate revoked, before its session could be
+    // told.
+    let certificate_is_good = client.is_none_or(Presented::is_good);
+    if !certificate_is_good || !context.authenticator.is_current(&principal) {
         // P3: no will of somebody who may not be here.
         let ending = Ending {
             farewell: None,
@@ -190,30 +205,88 @@ async fn admit(
     })
 }
 
+/// Does `work` as long as the client is there: who leaves gives its place in a queue back. What it sends meanwhile is
+/// kept, within bounds.
+async fn while_present<S: AsyncRead + Unpin, T>(
+    stream: &mut S,
+    rest: &mut BytesMut,
+    work: impl Future<Output = T>,
+) -> Result<T, Rejected> {
+    let mut work = pin!(work);
+    while rest.len() < EARLY_MAX {
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            read = stream.read_buf(rest) => if read? == 0 {
+                return Err(Rejected::Closed);
+            },
+        }
+    }
+    Ok(work.await)
+}
+
+/// Bytes behind CONNECT that are read before it is answered.
+const EARLY_MAX: usize = 4 * READ;
+
 async fn authenticate(
     connect: &Connect,
     context: &Context,
+    client: Option<&Presented>,
+    address: IpAddr,
 ) -> Result<Principal, (ReasonCode, &'static str)> {
+    if connect.authentication_method.is_some() {
+        return Err((
+            ReasonCode::BadAuthenticationMethod,
+            "no enhanced authentication method is offered",
+        ));
+    }
+    let _waiting = context.metrics.logins_waiting.during();
+    let (door, metrics) = (&context.door, &context.metrics);
+    // The name that is claimed: failures of others at the same address are not this one's.
+    let named = client.and_then(|client| client.certificate.name.as_deref());
+    let name = connect.username.as_deref().or(named).unwrap_or_default();
+    match door.login(address, name) {
+        Login::Now => {}
+        Login::After(wait) => tokio::time::sleep(wait).await,
+        Login::Refused => {
+            door.failed(address);
+            return Err((
+                ReasonCode::ConnectionRateExceeded,
+                "too many failed logins from this address, try again later",
+            ));
+        }
+    }
     let credentials = Credentials {
         username: connect.username.as_deref(),
         password: connect.password.as_deref(),
+        certificate: client.map(|client| &client.certificate),
     };
-    context
+    let origin = Prefix::from(address).address();
+    let authenticated = context
         .authenticator
-        .authenticate(credentials)
-        .await
-        .map_err(|refusal| {
-            context.metrics.logins_failed.add(1);
-            match refusal {
-                Refusal::BadCredentials => (
-                    ReasonCode::BadUserNameOrPassword,
-                    "wrong user name or password",
-                ),
-                Refusal::NotAuthorized => (ReasonCode::NotAuthorized, "not allowed to connect"),
-                Refusal::Banned => (ReasonCode::Banned, "the account is disabled"),
-                Refusal::Busy => (ReasonCode::ServerBusy, "too many logins at once, try again"),
-            }
-        })
+        .authenticate(credentials, Some(origin))
+        .await;
+    match &authenticated {
+        Ok(_) => door.logged_in(address, name),
+        Err(Refusal::Busy) => metrics.logins_busy.add(1),
+        Err(_) => {
+            metrics.logins_failed.add(1);
+            door.login_failed(address, name);
+        }
+    }
+    authenticated.map_err(|refusal| match refusal {
+        Refusal::BadCredentials => (
+            ReasonCode::BadUserNameOrPassword,
+            "wrong user name or password",
+        ),
+        Refusal::OtherName => (
+            ReasonCode::BadUserNameOrPassword,
+            "the user name is not the one in the client certificate",
+        ),
+        Refusal::NotAuthorized => (ReasonCode::NotAuthorized, "not allowed to connect"),
+        Refusal::Banned => (ReasonCode::Banned, "the account is disabled"),
+        Refusal::Busy => (ReasonCode::ServerBusy, "too many logins at once, try again"),
+    })
 }
 
 /// The will is checked here, and again when it is sent (S1).

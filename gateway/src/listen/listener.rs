@@ -1,30 +1,39 @@
 //! One listening socket: accepts, and gives each connection a task of its own (nothing is awaited in the accept loop).
 
 use std::{
+    fmt::Display,
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use broker_config::Protocol;
+use broker_config::{IpNet, Protocol};
+use rustls::HandshakeKind;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
-    Context, ListenError,
-    budget::Admission,
+    Context, LINGER, ListenError,
+    budget::{Admission, Full},
+    certificate::Presented,
+    door::Turned,
     driver,
     greeting::{self, Rejected},
-    websocket::{self, WsSettings, WsStream},
+    lag::Verdict,
+    opening::{self, Opening, Speech},
+    prefix::Prefix,
+    proxy::{self, ProxyError},
+    websocket::{self, WsError, WsSettings, WsStream},
 };
-use crate::tls::TlsAcceptor;
+use crate::tls::{TlsAcceptor, is_challenge};
 
 /// What a listener does with the bytes of a connection before MQTT begins.
 pub struct Wrapping {
@@ -32,38 +41,44 @@ pub struct Wrapping {
     pub name: Arc<str>,
     pub tls: Option<TlsAcceptor>,
     pub protocol: Protocol,
-    /// URL paths of a WebSocket listener.
+    /// URL paths of WebSocket.
     pub paths: Vec<String>,
+    /// Whose connections begin with a PROXY header; with `None` nobody's do (N2).
+    pub proxies: Option<Vec<IpNet>>,
 }
 
 /// Binds one address, IPv6 ones for IPv4 too where the address is unspecified (N3).
 pub fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, ListenError> {
-    let listen = || -> io::Result<TcpListener> {
-        let domain = if address.is_ipv6() {
-            socket2::Domain::IPV6
-        } else {
-            socket2::Domain::IPV4
-        };
-        let socket =
-            socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(!address.ip().is_unspecified())?;
-        }
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
-    };
-    listen().map_err(|cause| ListenError::Bind {
+    listen(address).map_err(|cause| ListenError::Bind {
         name: name.to_owned(),
         address,
         cause,
     })
 }
 
+/// [`bind`] for what is no listener of the configuration.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = if address.is_ipv6() {
+        socket2::Domain::IPV6
+    } else {
+        socket2::Domain::IPV4
+    };
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
 /// Connections that the kernel may hold for us; it caps this by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// Connections accepted before everything else that is ready has its turn.
+const IN_A_ROW: u32 = 8;
 
 /// Accepts until `stop` changes.
 pub async fn run(
@@ -72,13 +87,27 @@ pub async fn run(
     context: Arc<Context>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let mut verdict = context.door.verdict();
+    let (mut is_measured, mut in_a_row) = (true, 0);
     loop {
+        let waits = is_measured && *verdict.borrow_and_update() == Verdict::Wait;
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if !waits => accepted,
+            changed = verdict.changed(), if is_measured => {
+                is_measured = changed.is_ok();
+                continue;
+            }
             _ = stop.changed() => return,
         };
         match accepted {
-            Ok((stream, peer)) => accept(stream, peer, &wrapping, &context),
+            Ok((stream, peer)) => {
+                accept(stream, peer, &wrapping, &context);
+                in_a_row += 1;
+                if in_a_row == IN_A_ROW {
+                    in_a_row = 0;
+                    tokio::task::yield_now().await;
+                }
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Out of file descriptors, most likely: there is nothing to do but to let some close.
@@ -90,30 +119,73 @@ pub async fn run(
 }
 
 fn accept(stream: TcpStream, peer: SocketAddr, wrapping: &Arc<Wrapping>, context: &Arc<Context>) {
-    let address = canonical(peer.ip());
-    let limits = context.limits();
-    let admitted = context.admissions.admit(
-        address,
-        limits.max_connections,
-        limits.max_connections_per_address,
-    );
-    let Some(admission) = admitted else {
-        context.metrics.connections_refused.add(1);
-        tracing::debug!(%address, "connection refused: a limit on connections is reached");
-        return;
+    let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
+    let admission = match admit(peer, wrapping, context) {
+        Ok(admission) => admission,
+        Err(refused) => {
+            tracing::debug!(%peer, %refused, "connection refused");
+            return context.farewells.close(stream);
+        }
     };
     context.metrics.connections_accepted.add(1);
     if let Err(error) = prepare(&stream, context) {
-        tracing::debug!(%address, %error, "a socket could not be set up");
+        tracing::debug!(%peer, %error, "a socket could not be set up");
         return;
     }
     let guest = Guest {
-        peer: SocketAddr::new(address, peer.port()),
+        peer,
         wrapping: wrapping.clone(),
         context: context.clone(),
-        _admission: admission,
+        admission,
     };
     tokio::spawn(guest.serve(stream));
+}
+
+/// Everything that can be said against a connection before a byte is read from it.
+fn admit(peer: SocketAddr, wrapping: &Wrapping, context: &Context) -> Result<Admission, Refused> {
+    let door = &context.door;
+    if *door.verdict().borrow() == Verdict::Close {
+        return Err(door.shed().into());
+    }
+    let Some(proxies) = &wrapping.proxies else {
+        door.admit(peer.ip())?;
+        let mut admission = place(context)?;
+        settle(&mut admission, peer, context)?;
+        return Ok(admission);
+    };
+    // Whose connection it is comes with the header.
+    if !proxies.iter().any(|proxy| proxy.contains(&peer.ip())) {
+        context.metrics.proxy_refused.add(1);
+        door.complain(peer, &wrapping.name, &Refused::NoProxy);
+        return Err(Refused::NoProxy);
+    }
+    place(context)
+}
+
+fn place(context: &Context) -> Result<Admission, Refused> {
+    let admitted = context.admissions.admit(&context.limits());
+    admitted.map_err(|full| refused(full, context))
+}
+
+fn settle(admission: &mut Admission, peer: SocketAddr, context: &Context) -> Result<(), Refused> {
+    let settled = admission.settle(Prefix::from(peer.ip()), &context.limits());
+    settled.map_err(|full| refused(full, context))
+}
+
+fn refused(full: Full, context: &Context) -> Refused {
+    context.metrics.connections_refused.add(1);
+    Refused::Full(full)
+}
+
+/// Why a connection is closed before anything is read from it, its PROXY header apart.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Turned(#[from] Turned),
+    #[error(transparent)]
+    Full(Full),
+    #[error("it does not come from one of the listener's trusted_proxies")]
+    NoProxy,
 }
 
 /// IPv4 addresses look like themselves on a dual-stack socket.
@@ -138,96 +210,290 @@ struct Guest {
     peer: SocketAddr,
     wrapping: Arc<Wrapping>,
     context: Arc<Context>,
-    _admission: Admission,
+    admission: Admission,
 }
 
 /// A future on the heap: stages differ in size, and what is over gives its memory back.
 type Stage<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 impl Guest {
-    async fn serve(self, stream: TcpStream) {
-        // Each stage is boxed and gone before the next begins: a connection costs what it costs when it is idle.
-        match &self.wrapping.tls {
-            None => self.unwrap(Box::pin(stream)).await,
-            Some(acceptor) => {
-                if let Some(stream) = Box::pin(self.handshake(stream, acceptor)).await {
-                    self.unwrap(stream).await;
-                }
-            }
+    async fn serve(mut self, mut stream: TcpStream) {
+        let deadline = Instant::now() + self.context.limits().tls_timeout;
+        if self.wrapping.proxies.is_some() && !Box::pin(self.introduce(&mut stream, deadline)).await
+        {
+            return self.context.farewells.close(stream);
         }
+        // Each stage is boxed and gone before the next begins: a connection costs what it costs when it is idle.
+        let stage = match &self.wrapping.tls {
+            None => Box::pin(self.open(Box::pin(stream), None, None)).await,
+            Some(acceptor) => match Box::pin(self.handshake(stream, acceptor, deadline)).await {
+                None => None,
+                Some(mut stream) => match self.client(&stream, acceptor) {
+                    Ok(client) => {
+                        let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+                        Box::pin(self.open(stream, alpn, client)).await
+                    }
+                    Err(()) => {
+                        let _ = timeout(LINGER, stream.shutdown()).await;
+                        None
+                    }
+                },
+            },
+        };
+        if let Some(stage) = stage {
+            stage.await;
+        }
+    }
+
+    /// Has the proxy say whose connection this is, and asks at the door about that address.
+    async fn introduce(&mut self, stream: &mut TcpStream, deadline: Instant) -> bool {
+        let context = &self.context;
+        let header = tokio::time::timeout_at(deadline, proxy::read(stream)).await;
+        let complaint: &dyn Display = match &header {
+            Ok(Ok(source)) => {
+                if let Some(source) = source {
+                    self.peer = SocketAddr::new(canonical(source.ip()), source.port());
+                }
+                let admitted = context.door.admit(self.peer.ip()).map_err(Refused::from);
+                let settled =
+                    admitted.and_then(|()| settle(&mut self.admission, self.peer, context));
+                if let Err(refused) = &settled {
+                    tracing::debug!(peer = %self.peer, %refused, "connection refused");
+                }
+                return settled.is_ok();
+            }
+            // A proxy that looks whether we are there.
+            Ok(Err(ProxyError::Closed)) => return false,
+            Ok(Err(error)) => error,
+            Err(_) => &"it sent no PROXY header in time",
+        };
+        context.metrics.proxy_refused.add(1);
+        context
+            .door
+            .complain(self.peer, &self.wrapping.name, complaint);
+        false
     }
 
     async fn handshake(
         &self,
         stream: TcpStream,
         acceptor: &TlsAcceptor,
+        deadline: Instant,
     ) -> Option<Pin<Box<crate::tls::TlsStream<TcpStream>>>> {
-        let (limits, metrics) = (self.context.limits(), &self.context.metrics);
+        let (context, metrics) = (&self.context, &self.context.metrics);
+        let acceptor = stream
+            .local_addr()
+            .map_or_else(|_| acceptor.clone(), |local| acceptor.at(local.ip()));
+        let progress = Progress::default();
         // The wait for a place counts: a client does not know why we are slow.
-        let outcome = tokio::time::timeout(limits.tls_timeout, async {
-            let places = &self.context.handshakes;
-            let _place = places.enter(self.peer.ip(), limits.max_handshakes).await;
-            let _counted = metrics.handshakes.during();
-            acceptor.accept(stream).await
-        })
-        .await;
-        let peer = self.peer;
-        match outcome {
-            Ok(Ok(stream)) => return Some(Box::pin(stream)),
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-            Err(_) => tracing::debug!(%peer, "no TLS handshake within {:?}", limits.tls_timeout),
-        }
+        let agreed = timeout_at(deadline, self.agree(stream, &acceptor, &progress)).await;
+        let unfinished = match agreed {
+            Ok(Ok(stream)) => {
+                match stream.get_ref().1.handshake_kind() {
+                    Some(HandshakeKind::Resumed) => metrics.handshakes_resumed.add(1),
+                    _ => metrics.handshakes_full.add(1),
+                }
+                return Some(Box::pin(stream));
+            }
+            Ok(Err(Unfinished::Failed(error))) if is_challenge(&error) => {
+                // No failure, whatever came of it (N1).
+                tracing::debug!(peer = %self.peer, %error);
+                return None;
+            }
+            Ok(Err(unfinished)) => unfinished,
+            Err(_) => Unfinished::Late,
+        };
+        tracing::debug!(peer = %self.peer, %unfinished, "no TLS");
         metrics.handshakes_failed.add(1);
+        if let Unfinished::Stalled = unfinished {
+            metrics.handshakes_stalled.add(1);
+        }
+        if progress.blames_client(&unfinished) {
+            context.door.failed(self.peer.ip());
+        }
         None
     }
 
-    fn unwrap<'a, S>(&'a self, stream: Pin<Box<S>>) -> Stage<'a>
+    /// The handshake itself. A place is taken when the ClientHello is there: who says nothing keeps nobody waiting.
+    async fn agree(
+        &self,
+        stream: TcpStream,
+        acceptor: &TlsAcceptor,
+        progress: &Progress,
+    ) -> Result<crate::tls::TlsStream<TcpStream>, Unfinished> {
+        let context = &self.context;
+        let hello = context.turns.take(Box::pin(acceptor.hello(stream))).await;
+        let hello = hello.map_err(Unfinished::Failed)?;
+        let heard = *progress.heard.get_or_init(Instant::now);
+        let limits = context.limits();
+        let places = &context.handshakes;
+        let patience = limits.tls_timeout / 2;
+        let place = places
+            .enter(self.peer.ip().into(), limits.max_handshakes, patience)
+            .await;
+        let _ = progress.waited.set(heard.elapsed());
+        let _counted = context.metrics.handshakes.during();
+        tokio::select! {
+            finished = context.turns.take(Box::pin(hello.finish())) => finished.map_err(Unfinished::Failed),
+            () = place.stalled() => Err(Unfinished::Stalled),
+        }
+    }
+
+    /// The client's certificate, judged after every handshake, resumed ones included (C1).
+    fn client(
+        &self,
+        stream: &crate::tls::TlsStream<TcpStream>,
+        acceptor: &TlsAcceptor,
+    ) -> Result<Option<Presented>, ()> {
+        let generation = acceptor.trust().map_or(0, |trust| trust.generation());
+        let client = acceptor.client(stream).map_err(|error| {
+            let metrics = &self.context.metrics;
+            metrics.client_certificates_refused.add(1);
+            metrics.handshakes_failed.add(1);
+            let door = &self.context.door;
+            door.failed(self.peer.ip());
+            door.complain(self.peer, &self.wrapping.name, &error);
+        })?;
+        let presented = acceptor.trust().zip(client);
+        Ok(presented.map(|(trust, client)| Presented::new(trust, generation, client)))
+    }
+
+    /// From the first byte to MQTT: what comes next, unless nothing does. `alpn` is what the TLS handshake agreed on.
+    async fn open<'a, S>(
+        &'a self,
+        mut stream: Pin<Box<S>>,
+        alpn: Option<Vec<u8>>,
+        client: Option<Presented>,
+    ) -> Option<Stage<'a>>
     where
         S: AsyncRead + AsyncWrite + Send + 'a,
     {
-        match self.wrapping.protocol {
-            Protocol::Mqtt => Box::pin(self.talk(stream)),
-            Protocol::WebSocket => Box::pin(async move {
-                if let Some(stream) = Box::pin(self.upgrade(stream)).await {
-                    self.talk(stream).await;
+        let time = self.context.limits().connect_timeout;
+        let mut opening = Box::new(Opening::until(Instant::now() + time, client));
+        let peer = self.peer;
+        let speech = match opening::known(self.wrapping.protocol, alpn.as_deref()) {
+            Some(speech) => speech,
+            None => match timeout_at(opening.deadline, opening.listen(&mut stream)).await {
+                Ok(Ok(speech)) => speech?,
+                Ok(Err(error)) => {
+                    tracing::debug!(%peer, %error, "closed before its first byte");
+                    return None;
                 }
-            }),
+                Err(_) => {
+                    let late = Rejected::Deadline(time);
+                    self.context.door.failed(peer.ip());
+                    self.context.door.complain(peer, &self.wrapping.name, &late);
+                    return None;
+                }
+            },
+        };
+        match speech {
+            Speech::Mqtt => Some(Box::pin(self.talk(stream, opening))),
+            Speech::Http => {
+                let stream = self.upgrade(stream, &mut opening).await?;
+                Some(Box::pin(self.talk(stream, opening)))
+            }
         }
     }
 
     async fn upgrade<S: AsyncRead + AsyncWrite>(
         &self,
         stream: Pin<Box<S>>,
+        opening: &mut Opening,
     ) -> Option<Pin<Box<WsStream<Pin<Box<S>>>>>> {
         let limits = self.context.limits();
         let settings = WsSettings {
             paths: self.wrapping.paths.clone(),
             max_message: limits.max_packet_size.bytes(),
         };
-        let accepted = websocket::accept(stream, &settings);
+        let first = std::mem::take(&mut opening.first).into();
+        let accepted = Box::pin(websocket::accept_after(first, stream, &settings));
+        let accepted = self.context.turns.take(accepted);
         let peer = self.peer;
-        match tokio::time::timeout(limits.connect_timeout, accepted).await {
+        match timeout_at(opening.deadline, accepted).await {
             Ok(Ok(stream)) => return Some(Box::pin(stream)),
+            Ok(Err(error @ (WsError::Io(_) | WsError::Left))) => {
+                tracing::debug!(%peer, %error, "no WebSocket");
+                return None;
+            }
             Ok(Err(error)) => tracing::debug!(%peer, %error, "no WebSocket"),
             Err(_) => tracing::debug!(%peer, "no WebSocket within {:?}", limits.connect_timeout),
         }
+        self.context.door.failed(peer.ip());
         None
     }
 
     /// MQTT, from CONNECT to the end.
-    async fn talk<S: AsyncRead + AsyncWrite>(&self, mut stream: Pin<Box<S>>) {
+    async fn talk<S: AsyncRead + AsyncWrite>(
+        &self,
+        mut stream: Pin<Box<S>>,
+        opening: Box<Opening>,
+    ) {
         let (peer, listener) = (self.peer, &self.wrapping.name);
-        match Box::pin(greeting::greet(&mut stream, &self.context)).await {
+        let greeting = greeting::greet(&mut stream, opening, &self.context, peer.ip());
+        match self.context.turns.take(Box::pin(greeting)).await {
             Ok(welcome) => {
+                self.admission.connected();
                 let session = welcome.connection.session();
                 let (client, principal) = (session.client_id(), session.principal());
                 tracing::info!(%peer, %listener, ?client, %principal, "connected");
                 driver::drive(stream, welcome, &self.context, peer).await;
             }
             Err(Rejected::Closed) => {}
-            Err(rejected) => tracing::info!(%peer, %listener, %rejected, "not connected"),
+            Err(rejected) => {
+                if let Rejected::Deadline(_) | Rejected::Packet(_) = rejected {
+                    self.context.door.failed(peer.ip());
+                }
+                self.context.door.complain(peer, listener, &rejected);
+            }
         }
     }
+}
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+enum Unfinished {
+    #[error("the handshake failed: {0}")]
+    Failed(io::Error),
+    #[error("the handshake stalled while others waited for a place")]
+    Stalled,
+    #[error("the handshake took too long")]
+    Late,
+}
+
+/// How far a handshake came, and who was slow.
+#[derive(Debug, Default)]
+struct Progress {
+    /// When the ClientHello was complete.
+    heard: OnceLock<Instant>,
+    /// How long it waited for a place then.
+    waited: OnceLock<Duration>,
+}
+
+impl Progress {
+    /// After this time a client may well think that nobody is here.
+    const PROMPT: Duration = Duration::from_secs(1);
+
+    /// Whether it counts as a failure of the client. That we are slow, after a restart with everybody at the door,
+    /// must ban nobody.
+    fn blames_client(&self, unfinished: &Unfinished) -> bool {
+        let is_heard = self.heard.get().is_some();
+        let were_prompt = self
+            .waited
+            .get()
+            .is_some_and(|waited| *waited < Self::PROMPT);
+        match unfinished {
+            // Who leaves before its ClientHello looked whether somebody is here.
+            Unfinished::Failed(error) if has_left(error) => were_prompt,
+            Unfinished::Failed(_) | Unfinished::Stalled => true,
+            Unfinished::Late => !is_heard || were_prompt,
+        }
+    }
+}
+
+fn has_left(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Errors of accept(2) that say something about one connection only.

@@ -1,12 +1,26 @@
 //! Which bytes may come in?
 //!
-//! Sockets, limits on connections and handshakes, TLS, WebSocket, the deadline for CONNECT, and the driver that moves
+//! Sockets, bans and limits by address, the PROXY protocol, limits on connections and handshakes, TLS, WebSocket, the deadline for CONNECT, and the driver that moves
 //! bytes between a stream and its session. What the bytes mean is `mqtt`'s and `session`'s.
 
+mod bans;
+mod bucket;
 mod budget;
+mod certificate;
+mod door;
 mod driver;
+mod farewell;
 mod greeting;
+mod handshakes;
+mod holder;
+pub mod http01;
+pub mod lag;
 pub mod listener;
+mod opening;
+mod prefix;
+mod proxy;
+mod recent;
+mod turns;
 pub mod websocket;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -14,7 +28,13 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use broker_config::{Config, Limits};
 
-pub use budget::{Admissions, Handshakes};
+pub use bans::{Ban, GIVEN_MAX};
+pub use budget::Admissions;
+pub use door::Door;
+pub use farewell::Farewells;
+pub use handshakes::Handshakes;
+pub use holder::holder_of;
+pub use turns::Turns;
 
 use crate::{
     auth::Authenticator, metrics::Metrics, routing::bus::Bus, session::registry::Registry,
@@ -25,8 +45,11 @@ pub struct Context {
     pub config: Arc<ArcSwap<Config>>,
     pub registry: Arc<Registry>,
     pub authenticator: Arc<Authenticator>,
+    pub door: Arc<Door>,
     pub admissions: Admissions,
     pub handshakes: Handshakes,
+    pub turns: Turns,
+    pub farewells: Farewells,
     pub metrics: Arc<Metrics>,
 }
 

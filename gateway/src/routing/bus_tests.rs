@@ -67,6 +67,7 @@ impl Bench {
                 retain_handling: RetainHandling::DoNotSend,
                 id: None,
             },
+            number: 1,
         };
         let mut envelope = Envelope::default();
         envelope.control(Control::Subscribe(SubscribeRequest {

@@ -10,8 +10,8 @@ pub enum Control {
         packet_id: PacketId,
         filters: Vec<Result<SubscriptionFilter, ReasonCode>>,
     },
-    /// The session lost these subscriptions without asking (a policy change).
-    Revoke(Vec<SubscriptionFilter>),
+    /// The session lost these subscriptions without asking (a policy change). What it made anew since stays.
+    Revoke(Vec<Subscription>),
     /// Messages of shared groups whose member is gone: the group decides anew (S4).
     Redistribute(Vec<Delivery>),
     /// The will of the session is in this envelope, before this: it is not to be sent again.
@@ -45,7 +45,8 @@ impl Control {
             Control::Redistribute(shared) | Control::End { shared, .. } => {
                 shared.iter().map(|delivery| delivery.message.cost()).sum()
             }
-            Control::Revoke(_) | Control::WillSent | Control::PolicyChanged => 0,
+            Control::Revoke(lost) => lost.iter().map(|s| filter(&s.filter)).sum(),
+            Control::WillSent | Control::PolicyChanged => 0,
         }
     }
 }
@@ -62,6 +63,9 @@ pub struct SubscribeRequest {
 pub struct Subscription {
     pub filter: SubscriptionFilter,
     pub options: Options,
+    /// Its place among all that the session ever asked for since the gateway was started, from 1; 0: it is older. What
+    /// takes one away does not take a later one with the same filter.
+    pub number: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use super::{
     retained::{Retained, RetainedLimits},
     shared::GroupId,
     tree::{Matched, Own, Tree, share_key},
-    turn::{Kept, Turn},
+    turn::{Asked, Kept, TakenBack, Turn},
 };
 use crate::{
     metrics::Metrics,
@@ -55,6 +55,8 @@ pub struct Dispatcher {
     store: Arc<Store>,
     /// What this turn must have on disk, once there is something.
     turn: Option<Box<Turn>>,
+    /// Subscriptions that the disk did not take: they end before anything else is dispatched.
+    taken_back: TakenBack,
     /// The number of this turn.
     number: u64,
 }
@@ -95,6 +97,7 @@ impl Dispatcher {
             stored: now.stored,
             store,
             turn: None,
+            taken_back: TakenBack::default(),
             number: 1,
         }
     }
@@ -233,6 +236,7 @@ impl Dispatcher {
     }
 
     fn settled(&mut self, mut settled: InFlight) {
+        self.take_back();
         let bytes = std::mem::take(&mut settled.bytes);
         if let Some((batch, items)) = envelope::open(bytes, settled.received) {
             self.items(&batch, &items, &mut settled);
@@ -258,10 +262,19 @@ impl Dispatcher {
         }
     }
 
+    /// Ends the subscriptions that the disk did not take, unless their clients made them anew since.
+    fn take_back(&mut self) {
+        let taken_back = std::mem::take(&mut *self.taken_back.lock());
+        for (endpoint, made) in taken_back {
+            self.remove(&endpoint, &made);
+        }
+    }
+
     fn turn(&mut self) -> &mut Turn {
         let (number, bus, store) = (self.number, &self.bus, &self.store);
+        let taken_back = &self.taken_back;
         self.turn
-            .get_or_insert_with(|| Box::new(Turn::new(number, bus, store)))
+            .get_or_insert_with(|| Box::new(Turn::new(number, bus, store, taken_back)))
     }
 
     fn items(&mut self, batch: &Arc<Batch>, items: &[Item], settled: &mut InFlight) {
@@ -350,12 +363,18 @@ impl Dispatcher {
         if !message.retain() {
             return Ok(());
         }
+        let is_own = message.topic().starts_with('$');
+        if !is_own && message.qos() == Qos::AtMostOnce && self.store.is_overloaded() {
+            // What it replaces stays; who is connected gets it (D7).
+            self.metrics.retained_refused.add(1);
+            return Ok(());
+        }
         if self.retained.set(message, received).is_err() {
             self.metrics.retained_refused.add(1);
             return Err(ReasonCode::QuotaExceeded);
         }
         // What the gateway says of itself is said anew after a start.
-        if !message.topic().starts_with('$') {
+        if !is_own {
             self.turn().retain(message);
         }
         Ok(())
@@ -478,12 +497,20 @@ impl Dispatcher {
     fn control(&mut self, control: Control, settled: &InFlight, work: &mut usize) {
         match control {
             Control::PolicyChanged => self.forget_matches(),
-            Control::Redistribute(deliveries) => self.redistribute(deliveries, settled),
+            Control::Redistribute(deliveries) => {
+                let from = settled.origin.as_ref().map(|origin| &origin.endpoint);
+                self.redistribute(deliveries, from);
+            }
             Control::Subscribe(request) => self.subscribe(request, settled, work),
             Control::Unsubscribe { packet_id, filters } => {
                 self.unsubscribe(packet_id, &filters, settled)
             }
-            Control::Revoke(filters) => self.remove_all(&filters, settled),
+            Control::Revoke(lost) => {
+                if let Some(origin) = &settled.origin {
+                    lost.iter()
+                        .for_each(|lost| self.remove(&origin.endpoint, lost));
+                }
+            }
             Control::WillSent => {
                 if let Some(origin) = &settled.origin {
                     self.turn().send_will(origin);
@@ -494,7 +521,8 @@ impl Dispatcher {
                 shared,
             } => {
                 self.remove_all(&subscriptions, settled);
-                self.redistribute(shared, settled);
+                let from = settled.origin.as_ref().map(|origin| &origin.endpoint);
+                self.redistribute(shared, from);
                 if let Some(origin) = &settled.origin
                     && origin.endpoint.is_known()
                 {
@@ -511,39 +539,53 @@ impl Dispatcher {
         };
         let mut room = origin.endpoint.retained_room() / size_of::<Delivery>();
         let mut retained = Vec::new();
-        let reasons = request
+        let mut made = Vec::new();
+        let reasons: Vec<_> = request
             .filters
             .into_iter()
             .map(|requested| {
                 let subscription = requested?;
-                self.take_up(
-                    &origin.endpoint,
-                    &subscription,
-                    &mut retained,
-                    &mut room,
-                    work,
-                )
-                .inspect_err(|_| self.metrics.subscriptions_refused.add(1))?;
-                Ok(granted(subscription.options.qos))
+                let is_new = self
+                    .take_up(
+                        &origin.endpoint,
+                        &subscription,
+                        &mut retained,
+                        &mut room,
+                        work,
+                    )
+                    .inspect_err(|_| self.metrics.subscriptions_refused.add(1))?;
+                let granted = granted(subscription.options.qos);
+                if is_new {
+                    made.push(subscription);
+                }
+                Ok(granted)
             })
             .map(|outcome| outcome.unwrap_or_else(|reason| reason))
             .collect();
         self.forget_matches();
         let endpoint = &origin.endpoint;
-        if endpoint.is_stored() {
+        // A refusal needs no disk.
+        let waits = endpoint.is_stored() && reasons.iter().any(|reason| !reason.is_error());
+        if waits {
             // The retained messages wait like any other: the client will not ask for them again.
             endpoint.number(&mut retained);
-            self.turn().tell(endpoint);
-            for delivery in retained.iter().filter(|delivery| delivery.serial > 0) {
+            let numbered = || retained.iter().filter(|delivery| delivery.serial > 0);
+            self.turn().ask(Asked {
+                endpoint: endpoint.clone(),
+                made,
+                serials: numbered().map(|delivery| delivery.serial).collect(),
+            });
+            for delivery in numbered() {
                 self.turn().keep_one(endpoint, delivery.clone());
             }
         }
+        let turn = if waits { self.number } else { 0 };
         let packet_id = request.packet_id;
-        endpoint.subscribed(origin.epoch, packet_id, reasons, retained, self.number);
+        endpoint.subscribed(origin.epoch, packet_id, reasons, retained, turn);
     }
 
     /// Finds the retained messages of one subscription and makes it; one whose retained messages would be too many to
-    /// queue, or too much work to find, is not made, and what it was to replace stays.
+    /// queue, or too much work to find, is not made, and what it was to replace stays. Whether it is new.
     fn take_up(
         &mut self,
         endpoint: &Arc<dyn Endpoint>,
@@ -551,14 +593,17 @@ impl Dispatcher {
         retained: &mut Vec<Delivery>,
         room: &mut usize,
         work: &mut usize,
-    ) -> Result<(), ReasonCode> {
+    ) -> Result<bool, ReasonCode> {
         let filter = subscription.matching().as_str();
         // The policy may have changed since the client asked; what was taken away stays away (P4).
         if !endpoint.may_subscribe(filter) {
-            endpoint.refused(&subscription.filter);
+            endpoint.refused(subscription);
             return Err(ReasonCode::NotAuthorized);
         }
-        let is_new = !self.tree.holds(endpoint.id(), &subscription.filter);
+        let is_new = self
+            .tree
+            .number(endpoint.id(), &subscription.filter)
+            .is_none();
         let wanted = match subscription.options.retain_handling {
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => is_new,
@@ -569,7 +614,7 @@ impl Dispatcher {
             let found = self.find_retained(endpoint, subscription, retained, *room, work);
             *room -= found.inspect_err(|_| {
                 if is_new {
-                    endpoint.refused(&subscription.filter);
+                    endpoint.refused(subscription);
                 }
             })?;
         }
@@ -577,7 +622,7 @@ impl Dispatcher {
         if endpoint.is_stored() {
             self.turn().subscribe(endpoint, subscription);
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// How many retained messages were found: all of them, and no more than `room`.
@@ -641,8 +686,7 @@ impl Dispatcher {
                         self.turn().unsubscribe(&origin.endpoint, filter);
                     }
                     if filter.share.is_some() {
-                        // S4: what waited here for the group goes to those who stay.
-                        self.redistribute(origin.endpoint.give_back(&share_key(filter)), settled);
+                        self.leave_group(&origin.endpoint, filter);
                     }
                     ReasonCode::Success
                 }
@@ -652,10 +696,38 @@ impl Dispatcher {
         }
         self.forget_matches();
         let endpoint = &origin.endpoint;
-        if endpoint.is_stored() {
-            self.turn().tell(endpoint);
+        let waits = endpoint.is_stored() && reasons.iter().any(|reason| !reason.is_error());
+        if waits {
+            self.turn().ask(Asked {
+                endpoint: endpoint.clone(),
+                made: Vec::new(),
+                serials: Vec::new(),
+            });
         }
-        endpoint.unsubscribed(origin.epoch, packet_id, reasons, self.number);
+        let turn = if waits { self.number } else { 0 };
+        endpoint.unsubscribed(origin.epoch, packet_id, reasons, turn);
+    }
+
+    /// Ends a subscription that its session has lost, unless it was made anew since: a policy that was changed twice, or
+    /// a disk that works again, may have let the client have it meanwhile (P4).
+    fn remove(&mut self, endpoint: &Arc<dyn Endpoint>, lost: &Subscription) {
+        let found = self.tree.number(endpoint.id(), &lost.filter);
+        if found.is_some_and(|number| number > lost.number) {
+            return;
+        }
+        if self.tree.remove(endpoint.id(), &lost.filter) && lost.filter.share.is_some() {
+            self.leave_group(endpoint, &lost.filter);
+        }
+        if endpoint.is_stored() {
+            self.turn().unsubscribe(endpoint, &lost.filter);
+        }
+        self.forget_matches();
+    }
+
+    /// S4: what waited here for the group goes to those who stay.
+    fn leave_group(&mut self, endpoint: &Arc<dyn Endpoint>, filter: &SubscriptionFilter) {
+        let waited = endpoint.give_back(&share_key(filter));
+        self.redistribute(waited, Some(endpoint));
     }
 
     fn remove_all(&mut self, filters: &[SubscriptionFilter], settled: &InFlight) {
@@ -672,8 +744,7 @@ impl Dispatcher {
     }
 
     /// Messages whose member is gone or cannot take them go to another member, or wait with the one that can hold them.
-    fn redistribute(&mut self, deliveries: Vec<Delivery>, settled: &InFlight) {
-        let from = settled.origin.as_ref().map(|origin| &origin.endpoint);
+    fn redistribute(&mut self, deliveries: Vec<Delivery>, from: Option<&Arc<dyn Endpoint>>) {
         for delivery in deliveries {
             let serial = delivery.serial;
             let moved = self.redeliver(delivery, from);

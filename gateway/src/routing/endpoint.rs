@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::message::Message;
+use super::{control::Subscription, message::Message};
 use crate::{
-    mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter},
+    mqtt::{PacketId, Qos, ReasonCode},
     store::messages::{Rows, Timestamp},
 };
 
@@ -42,13 +42,14 @@ pub trait Endpoint: Send + Sync {
     /// Whether it may (still) subscribe to this filter: the policy may have changed since it asked.
     fn may_subscribe(&self, filter: &str) -> bool;
 
-    /// A subscription that the session asked for was not made.
-    fn refused(&self, filter: &SubscriptionFilter);
+    /// A subscription that the session asked for was not made, or is taken back.
+    fn refused(&self, subscription: &Subscription);
 
     /// Bytes of retained messages that the session can queue.
     fn retained_room(&self) -> usize;
 
-    /// Takes out what waits for its client from a shared group that it has left.
+    /// Takes out what waits in memory for its client from a shared group that it has left. What is on disk follows by
+    /// itself ([`super::control::Control::Redistribute`]).
     fn give_back(&self, share: &ShareKey) -> Vec<Delivery>;
 
     /// Hands over one message that another member of a shared group did not take, or gives it back if its client is
@@ -70,6 +71,10 @@ pub trait Endpoint: Send + Sync {
     );
 
     fn unsubscribed(&self, epoch: u32, packet_id: PacketId, reasons: Vec<ReasonCode>, turn: u64);
+
+    /// The disk refuses the turn in which these were answered: SUBACK or UNSUBACK says so and waits no longer. Of the
+    /// retained messages of the turn's subscriptions, with these serials among others, nothing is sent (D7).
+    fn answer_refused(&self, turn: u64, reason: ReasonCode, serials: &[u64]);
 
     /// Whether nobody will ask for this message again: acknowledged, dropped, moved.
     fn is_done(&self, serial: u64) -> bool;

@@ -31,6 +31,8 @@ pub struct Group {
 pub struct Member {
     pub endpoint: Arc<dyn Endpoint>,
     pub grant: Grant,
+    /// That of its subscription.
+    number: u64,
 }
 
 impl Groups {
@@ -56,14 +58,12 @@ impl Groups {
         self.by_id.get_mut(self.by_key.get(key)?)
     }
 
-    pub fn holds(&self, key: &ShareKey, session: SessionId) -> bool {
-        let group = self.by_key.get(key).and_then(|id| self.by_id.get(id));
-        group.is_some_and(|group| {
-            group
-                .members
-                .iter()
-                .any(|member| member.endpoint.id() == session)
-        })
+    /// The number of the session's subscription, if it is a member.
+    pub fn number(&self, key: &ShareKey, session: SessionId) -> Option<u64> {
+        let group = self.by_id.get(self.by_key.get(key)?)?;
+        let mut members = group.members.iter();
+        let member = members.find(|member| member.endpoint.id() == session);
+        member.map(|member| member.number)
     }
 
     /// Takes a member out. `None`: it was none. `Some(Some(id))`: it was the last, and the group is gone.
@@ -89,7 +89,7 @@ impl Groups {
 
 impl Group {
     /// Adds a member or changes its options; true if it is new.
-    pub fn join(&mut self, endpoint: &Arc<dyn Endpoint>, options: Options) -> bool {
+    pub fn join(&mut self, endpoint: &Arc<dyn Endpoint>, options: Options, number: u64) -> bool {
         let extra = Extra {
             subscription_ids: options.id.into_iter().collect(),
             share: Some(self.key.clone()),
@@ -105,13 +105,14 @@ impl Group {
             .find(|member| member.endpoint.id() == endpoint.id())
         {
             Some(member) => {
-                member.grant = grant;
+                (member.grant, member.number) = (grant, number);
                 false
             }
             None => {
                 self.members.push(Member {
                     endpoint: endpoint.clone(),
                     grant,
+                    number,
                 });
                 true
             }

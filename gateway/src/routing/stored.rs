@@ -175,6 +175,7 @@ pub fn subscription(filter: &str, mut bytes: &[u8]) -> Option<Subscription> {
             },
             id: (id > 0).then_some(id),
         },
+        number: 0,
     })
 }
 

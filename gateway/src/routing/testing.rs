@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 
 use super::{
+    control::Subscription,
     endpoint::{Completion, Delivery, Endpoint, Grant, Handed, SessionId, ShareKey},
     message::Message,
 };
 use crate::{
-    mqtt::{PacketId, ReasonCode, SubscriptionFilter},
+    mqtt::{PacketId, ReasonCode},
     store::messages::{Rows, Timestamp},
 };
 
@@ -77,7 +78,7 @@ impl Endpoint for Sink {
         true
     }
 
-    fn refused(&self, _: &SubscriptionFilter) {}
+    fn refused(&self, _: &Subscription) {}
 
     fn retained_room(&self) -> usize {
         usize::MAX
@@ -112,6 +113,8 @@ impl Endpoint for Sink {
     fn unsubscribed(&self, _: u32, packet_id: PacketId, reasons: Vec<ReasonCode>, _: u64) {
         self.subacks.lock().push((packet_id, reasons));
     }
+
+    fn answer_refused(&self, _: u64, _: ReasonCode, _: &[u64]) {}
 
     fn is_done(&self, _: u64) -> bool {
         false

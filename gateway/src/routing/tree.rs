@@ -53,7 +53,7 @@ struct Node {
 
 #[derive(Default)]
 struct Level {
-    direct: HashMap<SessionId, (Arc<dyn Endpoint>, Options)>,
+    direct: HashMap<SessionId, (Arc<dyn Endpoint>, Options, u64)>,
     shared: Vec<GroupId>,
 }
 
@@ -61,31 +61,32 @@ impl Tree {
     /// Adds or replaces a subscription; true if there was none with this filter (MQTT-3.8.4-3).
     pub fn insert(&mut self, endpoint: &Arc<dyn Endpoint>, subscription: &Subscription) -> bool {
         let level = self.root.level(subscription.matching().as_str());
+        let (options, number) = (subscription.options, subscription.number);
         let added = match &subscription.filter.share {
             None => level
                 .direct
-                .insert(endpoint.id(), (endpoint.clone(), subscription.options))
+                .insert(endpoint.id(), (endpoint.clone(), options, number))
                 .is_none(),
             Some(_) => {
                 let (group, id) = self.groups.entry(share_key(&subscription.filter));
                 if !level.shared.contains(&id) {
                     level.shared.push(id);
                 }
-                group.join(endpoint, subscription.options)
+                group.join(endpoint, options, number)
             }
         };
         self.count += usize::from(added);
         added
     }
 
-    /// Whether the session has a subscription with this filter.
-    pub fn holds(&self, session: SessionId, filter: &SubscriptionFilter) -> bool {
+    /// The number of the session's subscription with this filter, if it has one.
+    pub fn number(&self, session: SessionId, filter: &SubscriptionFilter) -> Option<u64> {
         match &filter.share {
-            None => self
-                .root
-                .find(filter.filter.as_str())
-                .is_some_and(|level| level.direct.contains_key(&session)),
-            Some(_) => self.groups.holds(&share_key(filter), session),
+            None => {
+                let level = self.root.find(filter.filter.as_str())?;
+                level.direct.get(&session).map(|(.., number)| *number)
+            }
+            Some(_) => self.groups.number(&share_key(filter), session),
         }
     }
 
@@ -170,7 +171,7 @@ impl<'a> Found<'a> {
             level
                 .direct
                 .iter()
-                .map(|(id, (endpoint, options))| (*id, endpoint, options)),
+                .map(|(id, (endpoint, options, _))| (*id, endpoint, options)),
         );
         self.groups.extend(&level.shared);
     }
@@ -322,6 +323,7 @@ mod tests {
         Subscription {
             filter: SubscriptionFilter::parse(filter, LEVELS).unwrap(),
             options,
+            number: 1,
         }
     }
 
@@ -415,9 +417,10 @@ mod tests {
         assert_eq!(tree.len(), filters.len());
         for filter in filters {
             let filter = SubscriptionFilter::parse(filter, LEVELS).unwrap();
-            assert!(tree.holds(SessionId(1), &filter) && !tree.holds(SessionId(2), &filter));
+            assert_eq!(tree.number(SessionId(1), &filter), Some(1));
+            assert_eq!(tree.number(SessionId(2), &filter), None);
             assert!(tree.remove(SessionId(1), &filter));
-            assert!(!tree.holds(SessionId(1), &filter));
+            assert_eq!(tree.number(SessionId(1), &filter), None);
             assert!(!tree.remove(SessionId(1), &filter));
         }
         assert!(tree.is_empty() && tree.root.is_empty());

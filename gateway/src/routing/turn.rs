@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use hashbrown::HashMap;
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::{
@@ -33,7 +34,10 @@ pub(super) struct Turn {
     /// Set, or expired.
     retained: Vec<(Message, bool)>,
     received: Vec<(Arc<dyn Endpoint>, PacketId, ReasonCode)>,
-    subscriptions: Vec<(SessionId, ByteString, Option<Vec<u8>>)>,
+    subscriptions: Vec<Resubscribed>,
+    asked: Vec<Asked>,
+    /// Where the dispatcher finds what it has to take back.
+    taken_back: TakenBack,
     ended: Vec<Arc<dyn Endpoint>>,
     given: Vec<(Arc<dyn Endpoint>, u64)>,
     wills: Vec<Origin>,
@@ -44,6 +48,25 @@ pub(super) struct Turn {
     recorded: Vec<Arc<dyn Endpoint>>,
     /// What the disk is behind with by more than its credit stays on the bus's account (B2).
     on_account: Vec<InFlight>,
+}
+
+/// Subscriptions that the disk did not take and that are therefore to end, with whose they are.
+pub(super) type TakenBack = Arc<Mutex<Vec<(Arc<dyn Endpoint>, Subscription)>>>;
+
+/// A subscription that is made, replaced or, without options, ended.
+struct Resubscribed {
+    endpoint: Arc<dyn Endpoint>,
+    filter: ByteString,
+    options: Option<Vec<u8>>,
+}
+
+/// A SUBSCRIBE or UNSUBSCRIBE that is answered when the turn is done.
+pub(super) struct Asked {
+    pub endpoint: Arc<dyn Endpoint>,
+    /// Subscriptions that were not there before.
+    pub made: Vec<Subscription>,
+    /// The retained messages that came with them.
+    pub serials: Vec<u64>,
 }
 
 /// Messages of one topic from one publisher, and the sessions that keep copies.
@@ -61,7 +84,7 @@ pub(super) struct Kept {
 }
 
 impl Turn {
-    pub fn new(number: u64, bus: &Arc<Bus>, store: &Arc<Store>) -> Turn {
+    pub fn new(number: u64, bus: &Arc<Bus>, store: &Arc<Store>, taken_back: &TakenBack) -> Turn {
         Turn {
             bus: bus.clone(),
             ticket: store.ticket(),
@@ -71,6 +94,8 @@ impl Turn {
             retained: Vec::new(),
             received: Vec::new(),
             subscriptions: Vec::new(),
+            asked: Vec::new(),
+            taken_back: taken_back.clone(),
             ended: Vec::new(),
             given: Vec::new(),
             wills: Vec::new(),
@@ -128,6 +153,12 @@ impl Turn {
         self.change_subscription(endpoint, filter, None);
     }
 
+    /// A client that asked for subscriptions, or their end, is answered when the turn is done.
+    pub fn ask(&mut self, asked: Asked) {
+        self.tell(&asked.endpoint);
+        self.asked.push(asked);
+    }
+
     pub fn end(&mut self, endpoint: &Arc<dyn Endpoint>) {
         self.ended.push(endpoint.clone());
     }
@@ -164,8 +195,13 @@ impl Turn {
         filter: &SubscriptionFilter,
         options: Option<Vec<u8>>,
     ) {
-        let text = ByteString::from(filter.as_str());
-        self.subscriptions.push((endpoint.id(), text, options));
+        let filter = ByteString::from(filter.as_str());
+        self.ticket.add(SUBSCRIPTION + filter.len());
+        self.subscriptions.push(Resubscribed {
+            endpoint: endpoint.clone(),
+            filter,
+            options,
+        });
     }
 }
 
@@ -201,8 +237,14 @@ impl Change for Turn {
         for (endpoint, id, reason) in std::mem::take(&mut self.received) {
             rows.received(endpoint.id().0, id.get(), Some(reason as u8));
         }
-        for (session, filter, options) in std::mem::take(&mut self.subscriptions) {
-            rows.subscription(session.0, filter, options);
+        for Resubscribed {
+            endpoint,
+            filter,
+            options,
+        } in std::mem::take(&mut self.subscriptions)
+        {
+            rows.subscription(endpoint.id().0, filter, options);
+            records.insert(endpoint.id(), endpoint);
         }
         for endpoint in records.into_values() {
             endpoint.record(rows, now);
@@ -239,6 +281,7 @@ impl Change for Turn {
             completion.reason = refusal.failure.reason();
         }
         answer(&refused);
+        self.refuse_subscriptions(refusal.failure.reason());
         for settled in self.on_account.drain(..) {
             self.bus.release(&settled);
         }
@@ -248,6 +291,29 @@ impl Change for Turn {
         !(self.completions.is_empty() && self.recorded.is_empty() && self.waiting.is_empty())
     }
 }
+
+impl Turn {
+    /// Whoever subscribed or unsubscribed is told that it is not safe. A subscription that is new ends again, so that the
+    /// client is right to think it has none. One that was replaced stays as it is now, and one that was ended is not made
+    /// anew: its client did not want it.
+    fn refuse_subscriptions(&mut self, reason: ReasonCode) {
+        for asked in std::mem::take(&mut self.asked) {
+            let Asked {
+                endpoint,
+                made,
+                serials,
+            } = asked;
+            made.iter().for_each(|made| endpoint.refused(made));
+            endpoint.answer_refused(self.number, reason, &serials);
+            endpoint.wake();
+            let mut taken_back = self.taken_back.lock();
+            taken_back.extend(made.into_iter().map(|made| (endpoint.clone(), made)));
+        }
+    }
+}
+
+/// What a subscription costs beside its filter while it waits for the disk.
+const SUBSCRIPTION: usize = 128;
 
 impl Run {
     /// What every receiver acknowledged before the batch began is not written (D2): only at effective QoS 1.

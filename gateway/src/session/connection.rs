@@ -47,6 +47,8 @@ pub struct Connection {
     pub(super) policy_changed: bool,
     /// Its last messages may have to be stored: it waits where the disk is behind (B2).
     pub(super) on_credit: bool,
+    /// Topic filters of SUBSCRIBEs and UNSUBSCRIBEs that have not been answered.
+    pub(super) asked: usize,
     /// Something that was taken from the queue was not sent.
     pub(super) dropped: bool,
     /// A denied PUBLISH was audited: once for each connection.
@@ -114,6 +116,17 @@ impl From<Notice> for Ending {
                 ReasonCode::NotAuthorized,
                 "the account or its credentials changed",
             ),
+            Notice::CertificateRevoked => Ending {
+                keeps_will: false,
+                ..Ending::fault(
+                    ReasonCode::NotAuthorized,
+                    "the client certificate is not accepted any more",
+                )
+            },
+            Notice::CertificateExpired => Ending::fault(
+                ReasonCode::MaximumConnectTime,
+                "the client certificate has expired",
+            ),
             Notice::ShuttingDown => Ending::fault(
                 ReasonCode::ServerShuttingDown,
                 "the gateway is shutting down",
@@ -172,6 +185,7 @@ impl Connection {
             changes: session.permission_changes(),
             policy_changed: false,
             on_credit: false,
+            asked: 0,
             dropped: false,
             denied: false,
             will: connect.will.clone().map(Will::new),
@@ -230,10 +244,7 @@ impl Connection {
                 Ok(())
             }
             Packet::Subscribe(subscribe) => self.subscribe(*subscribe, envelope),
-            Packet::Unsubscribe(unsubscribe) => {
-                self.unsubscribe(*unsubscribe, envelope);
-                Ok(())
-            }
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(*unsubscribe, envelope),
             Packet::PingReq => self.reply(&Reply::PingResp, out),
             Packet::Disconnect(disconnect) => Err(self.disconnect(&disconnect)),
             Packet::Connect(_) => Err(Ending::fault(
@@ -304,7 +315,7 @@ impl Connection {
     }
 
     fn is_window_full(&self) -> bool {
-        self.window.bytes() > self.settings.queue.bytes
+        self.window.bytes_to_send() > self.settings.queue.bytes
     }
 
     /// Bytes that wait for the disk.
@@ -319,7 +330,7 @@ impl Connection {
 
     /// Whether so many answers wait for the disk that the client is not to be read from. Its messages are no reason.
     pub fn owes_many_answers(&self) -> bool {
-        self.held.packets.len() > self.window_size + ANSWERS
+        self.held.packets.len() > self.window_size + ANSWERS || self.asked > ANSWERS
     }
 
     pub(super) fn holds_anything(&self) -> bool {
@@ -510,7 +521,7 @@ pub(super) fn refusal(reason: ReasonCode) -> Option<ByteString> {
         ReasonCode::NotAuthorized => "no rule allows it, or one denies it",
         ReasonCode::QuotaExceeded => "a limit of the gateway is reached, or its disk is full",
         ReasonCode::ImplementationSpecificError => {
-            "the packet has more topic filters than the gateway takes at once"
+            "the packet has more topic filters than the gateway takes at once, or its disk fails"
         }
         ReasonCode::TopicNameInvalid => "the topic name is invalid or has too many levels",
         ReasonCode::TopicFilterInvalid => "the topic filter is invalid or has too many levels",

@@ -9,7 +9,8 @@ use super::{
     connection::{Connection, Ending, refusal},
     ledger::identifier,
     outgoing::{Again, Resent},
-    queue::Entry,
+    queue::{Entry, REFUSED},
+    subscribe::unanswerable,
 };
 use crate::{
     mqtt::{Ack, PacketId, PublishFrame, Qos, ReasonCode, Reply},
@@ -37,24 +38,29 @@ impl Connection {
                 self.dropped |= !sent;
                 Ok(())
             }
-            Entry::SubAck { packet_id, reasons } => self.reply(
-                &Reply::SubAck {
+            Entry::SubAck { packet_id, reasons } => {
+                self.asked = self.asked.saturating_sub(reasons.len());
+                let answer = Reply::SubAck {
                     packet_id,
                     reason_string: reasons.iter().find_map(|reason| refusal(*reason)),
                     reasons,
                     user_properties: Vec::new(),
-                },
-                out,
-            ),
-            Entry::UnsubAck { packet_id, reasons } => self.reply(
-                &Reply::UnsubAck {
+                };
+                self.reply(&answer, out)
+            }
+            Entry::UnsubAck { packet_id, reasons } => {
+                self.asked = self.asked.saturating_sub(reasons.len());
+                if !self.version.is_v5() && reasons.contains(&REFUSED) {
+                    return Err(unanswerable());
+                }
+                let answer = Reply::UnsubAck {
                     packet_id,
                     reason_string: reasons.iter().find_map(|reason| refusal(*reason)),
                     reasons,
                     user_properties: Vec::new(),
-                },
-                out,
-            ),
+                };
+                self.reply(&answer, out)
+            }
         }
     }
 
@@ -72,6 +78,7 @@ impl Connection {
                     self.reply(&Reply::PubRel(ack), out)?;
                     Resent::Sent
                 }
+                Some(Again::Nothing) => Resent::Kept,
                 // D9: what is no longer allowed keeps its packet identifier and is not sent again.
                 Some(Again::Publish(_, delivery))
                     if !self.session.may_subscribe(delivery.message.topic()) =>

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytestring::ByteString;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
@@ -19,9 +20,8 @@ use super::{
     will::Will,
 };
 use crate::{
-    mqtt::{PacketId, Qos},
+    mqtt::PacketId,
     routing::{
-        control::Subscription,
         endpoint::{Delivery, Endpoint},
         stored,
     },
@@ -79,6 +79,7 @@ impl Session {
                 will_due: will.is_some().then_some(due),
                 will,
                 from_backup: false,
+                departing: rest.identity.departing,
                 changed: true,
             };
         }
@@ -95,6 +96,13 @@ impl Session {
         let (record, told) = Record::awaited(self.clone());
         self.store.push(Box::new(record));
         told.await.unwrap_or(false)
+    }
+
+    /// Brings to disk what has changed, with a transaction of its own if need be.
+    pub(super) fn save_soon(self: &Arc<Self>) {
+        self.change(Urgency::Now, |mailbox| {
+            mailbox.ledger.touch();
+        });
     }
 
     /// Brings to disk, without hurry, what has changed.
@@ -166,41 +174,6 @@ impl Session {
             })
             .collect();
         Window::restore(with_ids, &released)
-    }
-
-    /// The serials, first and last, among which messages of shared groups may wait on disk; `None` if there are none.
-    pub(super) fn shared_on_disk(&self) -> Option<(u64, u64)> {
-        let is_member = |subscription: &Subscription| subscription.filter.share.is_some();
-        if !self.is_stored() || !self.subscriptions.lock().values().any(is_member) {
-            return None;
-        }
-        let mailbox = self.open();
-        let in_flight = mailbox.ledger.first_in_flight();
-        let from = in_flight.or(mailbox.queue.backlog_from())?;
-        Some((from, mailbox.ledger.next() - 1))
-    }
-
-    /// A page of messages of shared groups that wait on disk, for other members, and where the next page begins.
-    pub(super) async fn depart(
-        self: &Arc<Self>,
-        from: u64,
-        to: u64,
-    ) -> (Vec<Delivery>, Option<u64>) {
-        self.handed_over(to).await;
-        let Some((mut deliveries, next)) = self.read(from, to).await else {
-            return (Vec::new(), None);
-        };
-        let mut mailbox = self.open();
-        let ledger = &mut mailbox.ledger;
-        deliveries.retain(|delivery| {
-            // A message at QoS 2 that was sent never moves (S4).
-            let sent = delivery.serial <= ledger.sent();
-            delivery.share().is_some()
-                && !ledger.is_gone(delivery.serial)
-                && !(sent && delivery.qos == Qos::ExactlyOnce)
-        });
-        ledger.depart(&deliveries);
-        (deliveries, next)
     }
 
     /// Adds everything that memory knows of it to the transaction that begins now.
@@ -280,14 +253,25 @@ impl Session {
 
     /// A page of the backlog has come.
     fn thaw(&self, epoch: u32, page: Page) {
-        let next = page.next;
+        let mut next = page.next;
         let mut deliveries = self.deliveries(page);
         let permissions = self.permissions.load();
+        let strays: SmallVec<[u64; 4]> = deliveries
+            .iter()
+            .filter(|delivery| self.is_stray(delivery))
+            .map(|delivery| delivery.serial)
+            .collect();
         let mut opened = self.open();
         if epoch != self.epoch() || !self.is_online() {
             return;
         }
         let Mailbox { queue, ledger, .. } = &mut *opened;
+        // What is for other members of a shared group leaves first; the rest of the page is read again (S4).
+        let stray = strays.into_iter().find(|serial| !ledger.is_gone(*serial));
+        if let Some(stray) = stray {
+            deliveries.retain(|delivery| delivery.serial < stray);
+            next = Some(stray);
+        }
         deliveries.retain(|delivery| {
             // Permissions may have changed while it waited (P2, P3).
             let allowed = permissions.subscribe(delivery.message.topic()).allowed;
@@ -297,14 +281,21 @@ impl Session {
             }
             !ledger.is_gone(delivery.serial)
         });
+        let nothing = deliveries.is_empty();
         queue.thaw(deliveries, next);
         let waker = opened.waker.clone();
         drop(opened);
-        waker.inspect(Waker::wake_by_ref);
+        if stray.is_some() {
+            self.lose_strays();
+        }
+        // Whoever sees strays off wakes it too: until then there is nothing to read.
+        if stray.is_none() || !nothing {
+            waker.inspect(Waker::wake_by_ref);
+        }
     }
 
     /// Waits until the writer knows of every message up to this serial: the dispatcher's turn that has them ends at once.
-    async fn handed_over(&self, serial: u64) {
+    pub(super) async fn handed_over(&self, serial: u64) {
         while self.open().queue.handed_over() < serial {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -324,7 +315,11 @@ impl Session {
     }
 
     /// A page, and where the next one begins. `None`: the writer is gone, and so is the gateway.
-    async fn read(self: &Arc<Self>, from: u64, to: u64) -> Option<(Vec<Delivery>, Option<u64>)> {
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        from: u64,
+        to: u64,
+    ) -> Option<(Vec<Delivery>, Option<u64>)> {
         let (tell, told) = oneshot::channel();
         self.store.page(self.id.0, (from, to), PAGE, move |page| {
             drop(tell.send(page))

@@ -8,8 +8,9 @@ use super::{
     session::Session,
 };
 use crate::{
-    mqtt::{PacketId, Qos, ReasonCode, SubscriptionFilter},
+    mqtt::{PacketId, Qos, ReasonCode},
     routing::{
+        control::Subscription,
         endpoint::{Completion, Delivery, Endpoint, Grant, Handed, SessionId, ShareKey},
         message::Message,
     },
@@ -68,8 +69,14 @@ impl Endpoint for Session {
         self.permissions.load().subscribe(filter).allowed
     }
 
-    fn refused(&self, filter: &SubscriptionFilter) {
-        self.subscriptions.lock().remove(filter.as_str());
+    fn refused(&self, subscription: &Subscription) {
+        let filter = subscription.filter.as_str();
+        let mut subscriptions = self.subscriptions.lock();
+        // The client may have asked again meanwhile.
+        let same = subscriptions.get(filter);
+        if same.is_some_and(|known| known.number == subscription.number) {
+            subscriptions.remove(filter);
+        }
     }
 
     fn retained_room(&self) -> usize {
@@ -83,6 +90,11 @@ impl Endpoint for Session {
             .queue
             .take_out(|delivery| delivery.share() != Some(share));
         mailbox.ledger.depart(&shared);
+        let more = self.is_stored() && mailbox.queue.backlog_from().is_some();
+        drop(mailbox);
+        if more {
+            self.lose_strays();
+        }
         shared
     }
 
@@ -132,6 +144,14 @@ impl Endpoint for Session {
             let answer = Entry::UnsubAck { packet_id, reasons };
             mailbox.queue.answer(answer, turn);
         }
+    }
+
+    fn answer_refused(&self, turn: u64, reason: ReasonCode, serials: &[u64]) {
+        let mut mailbox = self.open();
+        mailbox.queue.refuse(turn, reason);
+        serials
+            .iter()
+            .for_each(|serial| mailbox.ledger.finish(*serial));
     }
 
     fn is_done(&self, serial: u64) -> bool {

@@ -1,6 +1,9 @@
 //! Changes that reach sessions while they live: policy, roles, accounts (P4).
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::SystemTime,
+};
 
 use super::{
     mailbox::Notice,
@@ -8,7 +11,7 @@ use super::{
     session::{Lost, Session},
 };
 use crate::{
-    auth::Principal,
+    auth::{Certificate, Principal},
     routing::{control::Control, envelope::Envelope},
 };
 
@@ -63,16 +66,68 @@ impl Registry {
         }
     }
 
+    /// Which client certificates are good changed: connections that were let in by one that is not end, and their
+    /// wills with them (P3). The session stays with its principal, who may come back with another certificate. Gives
+    /// the number of connections.
+    pub async fn certificates_changed(
+        self: &Arc<Self>,
+        is_good: impl Fn(&Certificate) -> bool,
+    ) -> usize {
+        let mut ended = 0;
+        let mut judged = 0;
+        for session in self.all() {
+            let principal = session.principal();
+            let Some(certificate) = &principal.certificate else {
+                continue;
+            };
+            // Each costs a signature, about 0.1 ms.
+            judged += 1;
+            if judged % 16 == 0 {
+                tokio::task::yield_now().await;
+            }
+            if is_good(certificate) {
+                continue;
+            }
+            let forgotten = {
+                let mut rest = session.rest();
+                session.willless.store(true, Relaxed);
+                !rest.attached && !rest.ended && rest.forget_will()
+            };
+            if forgotten {
+                session.save_soon();
+            }
+            ended += usize::from(session.notify(Notice::CertificateRevoked));
+        }
+        ended
+    }
+
+    /// Ends connections whose client certificate has expired; their wills are sent (P3). Gives their number.
+    pub fn certificates_expired(&self, now: SystemTime) -> usize {
+        let expired = |session: &&Arc<Session>| {
+            let principal = session.principal.load();
+            let certificate = principal.certificate.as_ref();
+            session.online.load(Relaxed) && certificate.is_some_and(|one| one.has_expired(now))
+        };
+        let all = self.all();
+        let told = all.iter().filter(expired);
+        told.filter(|session| session.notify(Notice::CertificateExpired))
+            .count()
+    }
+
     pub(super) async fn recheck(
         self: &Arc<Self>,
         session: &Arc<Session>,
         principal: Option<Principal>,
     ) {
-        let Lost { filters, shared } = session.apply(&self.policy().load(), principal);
-        let first = filters.first().map(|filter| filter.as_str().into());
+        let Lost {
+            subscriptions,
+            shared,
+        } = session.apply(&self.policy().load(), principal);
+        let first = subscriptions.first();
+        let first = first.map(|lost| lost.filter.as_str().into());
         let mut envelope = Envelope::default();
-        if !filters.is_empty() {
-            envelope.control(Control::Revoke(filters));
+        if !subscriptions.is_empty() {
+            envelope.control(Control::Revoke(subscriptions));
         }
         if !shared.is_empty() {
             envelope.control(Control::Redistribute(shared));

@@ -89,6 +89,10 @@ pub enum Notice {
     SubscriptionLost(ByteString),
     /// The account was disabled or removed, or its credentials changed.
     Disabled,
+    /// Its client certificate was revoked, or is not listed any more: no will either (P3).
+    CertificateRevoked,
+    /// Its client certificate has expired.
+    CertificateExpired,
     /// The gateway is going down.
     ShuttingDown,
     /// The session holds more memory than any other while the gateway has none left (N4).

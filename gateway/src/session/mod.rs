@@ -9,6 +9,7 @@ mod alias;
 mod backlog;
 pub mod connection;
 mod deliver;
+mod departures;
 mod disk;
 mod endpoint;
 mod incoming;
@@ -32,3 +33,4 @@ mod tests;
 mod will;
 
 pub use agenda::Agenda;
+pub use departures::Departures;

@@ -21,8 +21,9 @@ pub struct Window {
     sent: usize,
     /// Slots that take up the client's Receive Maximum.
     open: usize,
-    /// Bytes of the messages that are kept.
+    /// Bytes of the messages that are kept, and of those among them that are not to be sent again.
     bytes: usize,
+    withheld: usize,
     neighbours: Neighbours,
 }
 
@@ -32,12 +33,17 @@ struct Slot {
     state: State,
     /// It counts in `open`: it was sent on this connection.
     counted: bool,
+    /// It is not sent on this connection; its bytes, if it has any, count as withheld.
+    withheld: bool,
 }
 
 /// How far a message got.
 enum State {
     /// PUBLISH was sent; PUBACK or PUBREC is due.
     Published(Delivery),
+    /// It was sent on an earlier connection at this QoS, and is not to be sent again (D9). Its message is on disk, if
+    /// anywhere.
+    Kept(Qos),
     /// PUBREL was sent; PUBCOMP is due. The message is the client's.
     Released,
 }
@@ -45,6 +51,8 @@ enum State {
 /// What must be sent again on a new connection, in order.
 pub enum Again<'a> {
     Publish(PacketId, &'a Delivery),
+    /// It is not to be sent again, and was not on the last connection.
+    Nothing,
     Release(PacketId),
 }
 
@@ -125,8 +133,8 @@ impl Window {
         let Some(place) = self.place(id) else {
             return Acknowledged::Unknown;
         };
-        match &self.slots[place].state {
-            State::Published(delivery) if delivery.qos == Qos::AtLeastOnce => self.remove(place),
+        match self.slots[place].state.qos() {
+            Some(Qos::AtLeastOnce) => self.remove(place),
             _ => Acknowledged::Wrong,
         }
     }
@@ -136,8 +144,8 @@ impl Window {
         let Some(place) = self.place(id) else {
             return Acknowledged::Unknown;
         };
-        match &self.slots[place].state {
-            State::Published(delivery) if delivery.qos == Qos::AtLeastOnce => Acknowledged::Wrong,
+        match self.slots[place].state.qos() {
+            Some(Qos::AtLeastOnce) => Acknowledged::Wrong,
             _ if refused => self.remove(place),
             _ => self.release(place),
         }
@@ -149,7 +157,7 @@ impl Window {
         };
         match &self.slots[place].state {
             State::Released => self.remove(place),
-            State::Published(_) => Acknowledged::Wrong,
+            State::Published(_) | State::Kept(_) => Acknowledged::Wrong,
         }
     }
 
@@ -158,12 +166,18 @@ impl Window {
         self.bytes
     }
 
+    /// Those of messages that were sent on this connection or will be.
+    pub fn bytes_to_send(&self) -> usize {
+        self.bytes - self.withheld
+    }
+
     /// A new connection: everything is to be sent again, in order.
     pub fn rewind(&mut self) {
         self.sent = 0;
         self.open = 0;
+        self.withheld = 0;
         for slot in &mut self.slots {
-            slot.counted = false;
+            (slot.counted, slot.withheld) = (false, false);
         }
     }
 
@@ -178,6 +192,7 @@ impl Window {
         let id = slot.id;
         Some(match &slot.state {
             State::Published(delivery) => Again::Publish(id, delivery),
+            State::Kept(_) => Again::Nothing,
             State::Released => Again::Release(id),
         })
     }
@@ -193,6 +208,17 @@ impl Window {
                 None
             }
             Resent::Kept => {
+                slot.withheld = true;
+                let cost = slot.state.cost();
+                match &slot.state {
+                    // Another member gets it when this connection ends: its message stays.
+                    State::Published(delivery) if is_movable(delivery) => self.withheld += cost,
+                    State::Published(delivery) => {
+                        slot.state = State::Kept(delivery.qos);
+                        self.bytes -= cost;
+                    }
+                    _ => {}
+                }
                 self.sent += 1;
                 None
             }
@@ -205,17 +231,11 @@ impl Window {
 
     /// Takes out the messages at QoS 1 of shared groups: their client left, another member gets them (S4).
     pub fn take_shared(&mut self) -> Vec<Delivery> {
-        let is_shared = |slot: &Slot| match &slot.state {
-            State::Published(delivery) => {
-                delivery.qos == Qos::AtLeastOnce && delivery.share().is_some()
-            }
-            State::Released => false,
-        };
         let mut out = Vec::new();
         let mut place = 0;
         while let Some(slot) = self.slots.get(place) {
             match &slot.state {
-                State::Published(delivery) if is_shared(slot) => {
+                State::Published(delivery) if is_movable(delivery) => {
                     out.push(delivery.clone());
                     self.remove(place);
                 }
@@ -230,6 +250,9 @@ impl Window {
         let slot = &mut self.slots[place];
         let was = std::mem::replace(&mut slot.state, State::Released);
         self.bytes -= was.cost();
+        if slot.withheld {
+            self.withheld -= was.cost();
+        }
         Acknowledged::Known(slot.serial)
     }
 
@@ -239,6 +262,9 @@ impl Window {
         };
         self.odd -= usize::from(slot.is_odd());
         self.bytes -= slot.state.cost();
+        if slot.withheld {
+            self.withheld -= slot.state.cost();
+        }
         if place < self.sent {
             self.sent -= 1;
         }
@@ -275,6 +301,7 @@ impl Slot {
             id,
             state,
             counted: false,
+            withheld: false,
         }
     }
 
@@ -290,9 +317,23 @@ impl State {
     fn cost(&self) -> usize {
         match self {
             State::Published(delivery) => delivery.message.cost(),
-            State::Released => 0,
+            State::Kept(_) | State::Released => 0,
         }
     }
+
+    /// The QoS at which it is acknowledged; `None` between PUBREC and PUBCOMP.
+    fn qos(&self) -> Option<Qos> {
+        match self {
+            State::Published(delivery) => Some(delivery.qos),
+            State::Kept(qos) => Some(*qos),
+            State::Released => None,
+        }
+    }
+}
+
+/// Whether another member of a shared group may get a message that was sent (S4).
+fn is_movable(delivery: &Delivery) -> bool {
+    delivery.qos == Qos::AtLeastOnce && delivery.share().is_some()
 }
 
 #[cfg(test)]
@@ -376,6 +417,7 @@ mod tests {
                     String::from_utf8_lossy(delivery.message.payload()).into_owned(),
                 ),
                 Again::Release(id) => (id, "PUBREL".to_owned()),
+                Again::Nothing => panic!("nothing is withheld"),
             });
             window.resent(Resent::Sent);
         }

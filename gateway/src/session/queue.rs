@@ -37,6 +37,22 @@ pub enum Entry {
     },
 }
 
+/// What UNSUBACK says where the disk refuses: it knows no "quota exceeded" (MQTT 5 §3.11.3).
+pub const REFUSED: ReasonCode = ReasonCode::ImplementationSpecificError;
+
+impl Entry {
+    /// The disk does not take what this answer stands for.
+    fn refuse(&mut self, reason: ReasonCode) {
+        let (reasons, reason) = match self {
+            Entry::Message(_) => return,
+            Entry::SubAck { reasons, .. } => (reasons, reason),
+            Entry::UnsubAck { reasons, .. } => (reasons, REFUSED),
+        };
+        let granted = reasons.iter_mut().filter(|reason| !reason.is_error());
+        granted.for_each(|granted| *granted = reason);
+    }
+}
+
 /// How a session takes a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
@@ -177,6 +193,24 @@ impl Queue {
     pub fn retained_in_absence(&mut self, retained: &[Delivery]) {
         for delivery in retained.iter().filter(|delivery| delivery.serial > 0) {
             self.backlog.push(delivery.serial, delivery.message.cost());
+        }
+    }
+
+    /// The disk refuses this turn: its answers say so and wait no longer, and the retained messages of its subscriptions
+    /// are not owed (D7).
+    pub fn refuse(&mut self, turn: u64, reason: ReasonCode) {
+        for (_, aside) in &mut self.aside {
+            match aside {
+                Aside::Answer(waits, answer) if *waits == turn => {
+                    *waits = 0;
+                    answer.refuse(reason);
+                }
+                Aside::Retained(waits, deliveries) if *waits == turn => {
+                    self.bytes -= deliveries.len() * POINTER;
+                    *deliveries = Vec::new().into_iter();
+                }
+                _ => {}
+            }
         }
     }
 

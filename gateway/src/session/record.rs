@@ -1,6 +1,9 @@
 //! A session on its way to the disk: who it belongs to, how far its client has come.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use bytes::{Buf, BufMut, Bytes};
 use bytestring::ByteString;
@@ -9,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{session::Session, will::Will};
 use crate::{
-    auth::Principal,
+    auth::{Certificate, Principal},
     mqtt::{self, PropertyBlock, Qos},
     routing::endpoint::Endpoint,
     store::{
@@ -32,6 +35,8 @@ pub(super) struct Identity {
     pub will_due: Option<Timestamp>,
     /// It came from a backup: its client is told, once, that it has no session (D11).
     pub from_backup: bool,
+    /// Messages of shared groups, on disk, are to leave it (S4).
+    pub departing: bool,
     /// The disk has something else.
     pub changed: bool,
 }
@@ -93,6 +98,11 @@ struct Login {
     anonymous: bool,
     #[serde(default)]
     from_backup: bool,
+    /// SHA-256 of the client certificate: the will of one that is revoked while the gateway is down is dropped (P3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certificate: Option<[u8; 32]>,
+    #[serde(default)]
+    departing: bool,
 }
 
 impl Identity {
@@ -102,6 +112,8 @@ impl Identity {
             device: principal.device.clone(),
             anonymous: principal.anonymous,
             from_backup: self.from_backup,
+            certificate: principal.certificate.as_ref().map(|one| one.fingerprint),
+            departing: self.departing,
         };
         SessionRow {
             client_id: client_id.clone(),
@@ -122,12 +134,25 @@ impl Identity {
     /// What a start finds. The session is not connected any more. `None`: the row is not one of ours.
     pub fn restore(row: &SessionRow) -> Option<(Identity, Principal)> {
         let login: Login = serde_json::from_slice(&row.login).ok()?;
+        let certificate = login.certificate.map(|fingerprint| {
+            Arc::new(Certificate {
+                realm: row.realm.clone(),
+                name: Some(row.name.clone()),
+                role: "".into(),
+                suffices: true,
+                listener: "".into(),
+                fingerprint,
+                not_after: UNIX_EPOCH,
+                chain: Box::default(),
+            })
+        });
         let principal = Principal {
             realm: row.realm.clone(),
             name: row.name.clone(),
             roles: login.roles.into(),
             device: login.device,
             expires_at: None,
+            certificate,
             anonymous: login.anonymous,
         };
         let will = row.will.as_ref().and_then(|will| decode(&will.message));
@@ -138,6 +163,7 @@ impl Identity {
             will: will.map(|will| Will::new(Box::new(will))),
             will_due: row.will.as_ref().and_then(|will| will.due),
             from_backup: login.from_backup,
+            departing: login.departing,
             changed: false,
         };
         Some((identity, principal))

@@ -16,8 +16,9 @@ use parking_lot::Mutex;
 use super::{
     agenda::{Agenda, Due},
     connection::{Connection, Ending, Remains},
+    departures::Departures,
     mailbox::Notice,
-    session::{Carry, Rest, Session},
+    session::{Carry, House, Rest, Session},
     settings::Settings,
     will::Will,
 };
@@ -42,6 +43,7 @@ pub struct Registry {
     policy: Arc<PolicyHandle>,
     settings: ArcSwap<Settings>,
     pub(super) agenda: Agenda,
+    pub(super) departures: Arc<Departures>,
     metrics: Arc<Metrics>,
     pub(super) next: AtomicU64,
     /// No session is given any more.
@@ -129,6 +131,7 @@ impl Registry {
             policy,
             settings: ArcSwap::from_pointee(settings),
             agenda: Agenda::default(),
+            departures: Arc::default(),
             metrics,
             next: AtomicU64::new(1),
             closing: AtomicBool::new(false),
@@ -174,8 +177,7 @@ impl Registry {
             principal,
             self.bus.link_of(client_id),
             &self.policy.load(),
-            self.store.clone(),
-            self.metrics.clone(),
+            self.house(),
         ));
         sessions.insert(&session);
         self.metrics.sessions.set(sessions.by_client.len() as u64);
@@ -184,6 +186,19 @@ impl Registry {
 
     pub(super) fn forget_restored(&self, session: &Session) {
         self.sessions.lock().remove(session);
+    }
+
+    /// Whether no message of a shared group is on its way from one session to another.
+    pub fn is_settled(&self) -> bool {
+        self.departures.is_idle()
+    }
+
+    fn house(&self) -> House {
+        House {
+            store: self.store.clone(),
+            departures: self.departures.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     pub fn bus(&self) -> &Arc<Bus> {
@@ -304,6 +319,8 @@ impl Registry {
         // P3: the will of a revoked principal is dropped, and its session ends.
         let (will, expiry) = if session.is_revoked() {
             (None, 0)
+        } else if session.willless.load(Relaxed) {
+            (None, expiry)
         } else {
             (will, expiry)
         };
@@ -349,6 +366,9 @@ impl Registry {
             let revoked = session.is_revoked();
             if !revoked {
                 leave(&mut rest);
+                if session.willless.load(Relaxed) {
+                    rest.forget_will();
+                }
                 rest.attached = false;
             }
             revoked
@@ -458,7 +478,7 @@ impl Registry {
         if let Some(will) = will {
             will.publish(session, &mut envelope);
         }
-        self.move_shared(session).await;
+        self.see_off_all(session).await;
         let (subscriptions, shared) = session.end();
         envelope.control(Control::End {
             subscriptions,
@@ -471,30 +491,9 @@ impl Registry {
             sessions.remove(session);
             self.metrics.sessions.set(sessions.by_client.len() as u64);
         }
+        self.departures.forget(session.id());
         session.rest().ended = true;
         session.left.notify_waiters();
-    }
-
-    /// What waits on disk for shared groups of a session that ends goes to other members, page by page (S4).
-    async fn move_shared(&self, session: &Arc<Session>) {
-        let Some((mut from, to)) = session.shared_on_disk() else {
-            return;
-        };
-        session.retire();
-        loop {
-            let (shared, next) = session.depart(from, to).await;
-            if !shared.is_empty() {
-                let mut envelope = Envelope::default();
-                envelope.control(Control::Redistribute(shared));
-                self.send(session, envelope).await;
-            }
-            let Some(next) = next else { return };
-            from = next;
-            // B2: no more than the disk can follow.
-            while self.store.is_full(None) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
     }
 
     fn find_or_open(
@@ -536,8 +535,7 @@ impl Registry {
             principal.clone(),
             link,
             &self.policy.load(),
-            self.store.clone(),
-            self.metrics.clone(),
+            self.house(),
         ));
         session.rest().attached = true;
         sessions.insert(&session);

@@ -13,7 +13,6 @@ use crate::{
     auth::Principal,
     mqtt::{PacketId, ReasonCode},
     routing::{
-        control::Subscription,
         dispatcher::Dispatcher,
         endpoint::{Endpoint, SessionId},
         stored,
@@ -91,6 +90,9 @@ impl Registry {
             restored.subscriptions +=
                 self.subscribe_restored(&session, found.subscriptions, dispatcher, &mut cleaning);
             self.remind(&session, now);
+            if session.rest().identity.departing {
+                self.departures.add(session.id());
+            }
             session.rest().identity.changed |= loaded.restored;
             if session.rest().identity.changed {
                 cleaning.changed.push(session);
@@ -111,11 +113,10 @@ impl Registry {
         let endpoint: Arc<dyn Endpoint> = session.clone();
         let mut count = 0;
         for (text, options) in found {
-            let subscription = stored::subscription(&text, &options);
+            let mut subscription = stored::subscription(&text, &options);
             // The policy may have changed while the gateway was down (P4).
-            let allowed = subscription.filter(|subscription: &Subscription| {
-                session.subscribe(&text, subscription, usize::MAX).is_ok()
-            });
+            let allowed = subscription
+                .take_if(|subscription| session.subscribe(&text, subscription, usize::MAX).is_ok());
             match allowed {
                 Some(subscription) => {
                     dispatcher.restore_subscription(&endpoint, &subscription);

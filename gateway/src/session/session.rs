@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
 };
@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
+    departures::Departures,
     disk::Urgency,
     incoming::Received,
     mailbox::{Mail, Mailbox, Notice, Open},
@@ -59,6 +60,8 @@ pub struct Session {
     /// It has ended: nothing is written of it any more.
     pub(super) over: AtomicBool,
     pub(super) revoked: AtomicBool,
+    /// The certificate of its last login was revoked: the will of that login is not sent (P3).
+    pub(super) willless: AtomicBool,
     /// Bytes of its envelopes that have not passed the dispatcher.
     pub(super) outstanding: AtomicUsize,
     /// Bytes of messages in flight to its client, as the budget knows them.
@@ -66,17 +69,28 @@ pub struct Session {
     pub(super) mailbox: Mutex<Mailbox>,
     /// By the filter's text, as the client sent it.
     pub(super) subscriptions: Mutex<HashMap<ByteString, Subscription>>,
+    /// Subscriptions that it has asked for so far.
+    asked: AtomicU64,
     pub(super) rest: Mutex<Rest>,
     /// Rings when its connection has left.
     pub(super) left: Notify,
     pub(super) store: Arc<Store>,
+    pub(super) departures: Arc<Departures>,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// What all sessions have in common.
+#[derive(Clone)]
+pub(super) struct House {
+    pub store: Arc<Store>,
+    pub departures: Arc<Departures>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What a policy change took from a session.
 #[derive(Default)]
 pub(super) struct Lost {
-    pub filters: Vec<SubscriptionFilter>,
+    pub subscriptions: Vec<Subscription>,
     /// Messages of shared groups, for other members.
     pub shared: Vec<Delivery>,
 }
@@ -120,6 +134,15 @@ impl Rest {
     }
 }
 
+impl Rest {
+    /// Drops the will, if there is one; then the disk has something else.
+    pub fn forget_will(&mut self) -> bool {
+        let had = self.will.take().is_some() | self.identity.will.take().is_some();
+        self.identity.changed |= had;
+        had
+    }
+}
+
 impl Session {
     pub(super) fn new(
         id: SessionId,
@@ -127,9 +150,13 @@ impl Session {
         principal: Principal,
         link: u8,
         policy: &Policy,
-        store: Arc<Store>,
-        metrics: Arc<Metrics>,
+        house: House,
     ) -> Session {
+        let House {
+            store,
+            departures,
+            metrics,
+        } = house;
         let permissions = permissions(policy, &principal, &client_id);
         Session {
             id,
@@ -145,13 +172,16 @@ impl Session {
             known: AtomicBool::new(false),
             over: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
+            willless: AtomicBool::new(false),
             outstanding: AtomicUsize::new(0),
             window_bytes: AtomicUsize::new(0),
             mailbox: Mutex::default(),
             subscriptions: Mutex::default(),
+            asked: AtomicU64::new(0),
             rest: Mutex::default(),
             left: Notify::new(),
             store,
+            departures,
             metrics,
         }
     }
@@ -206,19 +236,24 @@ impl Session {
         self.store.is_full(Some(waker))
     }
 
-    /// Ends its connection, if there is one or one is on its way. The first notice counts.
-    pub fn notify(&self, notice: Notice) {
+    /// Ends its connection, if there is one or one is on its way. The first notice counts, but for one that also
+    /// takes the will (P3). Whether this was the first.
+    pub fn notify(&self, notice: Notice) -> bool {
         let rest = self.rest.lock();
         if !rest.attached || rest.ended {
-            return;
+            return false;
         }
-        let waker = {
+        let (waker, first) = {
             let mut mailbox = self.open();
-            mailbox.notice.get_or_insert(notice);
-            mailbox.waker.clone()
+            let first = mailbox.notice.is_none();
+            if first || notice == Notice::CertificateRevoked {
+                mailbox.notice = Some(notice);
+            }
+            (mailbox.waker.clone(), first)
         };
         drop(rest);
         waker.inspect(Waker::wake_by_ref);
+        first
     }
 
     /// Tells the connection that another one wants the session, and waits until it has left.
@@ -309,6 +344,7 @@ impl Session {
         (expiry, will): (u32, Option<Will>),
     ) -> u32 {
         self.principal.store(Arc::new(principal));
+        self.willless.store(false, Relaxed);
         // Once more if the policy changed meanwhile: the change may have passed this session before the login's
         // permissions were stored.
         loop {
@@ -333,6 +369,7 @@ impl Session {
                 will,
                 will_due: None,
                 from_backup: false,
+                departing: rest.identity.departing,
                 changed: true,
             };
         }
@@ -406,12 +443,12 @@ impl Session {
         self.rest.lock()
     }
 
-    /// Remembers a subscription if it is allowed (P2: one rule must allow all of it) and the session has fewer than
-    /// `most`; replacing one always has room.
+    /// Remembers a subscription and numbers it, if it is allowed (P2: one rule must allow all of it) and the session has
+    /// fewer than `most`; replacing one always has room.
     pub fn subscribe(
         &self,
         text: &ByteString,
-        subscription: &Subscription,
+        subscription: &mut Subscription,
         most: usize,
     ) -> Result<(), ReasonCode> {
         let mut subscriptions = self.subscriptions.lock();
@@ -426,6 +463,7 @@ impl Session {
         if subscriptions.len() >= most && !subscriptions.contains_key(text) {
             return Err(ReasonCode::QuotaExceeded);
         }
+        subscription.number = self.asked.fetch_add(1, Relaxed) + 1;
         subscriptions.insert(text.clone(), subscription.clone());
         Ok(())
     }
@@ -461,7 +499,7 @@ impl Session {
                 .subscribe(subscription.matching().as_str())
                 .allowed;
             if !keep {
-                lost.filters.push(subscription.filter.clone());
+                lost.subscriptions.push(subscription.clone());
             }
             keep
         });
@@ -483,7 +521,8 @@ impl Session {
         }
         if !self.is_online() && mailbox.lost.is_none() {
             // It is told when it comes back: no client goes silently deaf.
-            mailbox.lost = lost.filters.first().map(|filter| filter.as_str().into());
+            let first = lost.subscriptions.first();
+            mailbox.lost = first.map(|lost| lost.filter.as_str().into());
         }
         lost
     }

@@ -4,13 +4,18 @@ use std::num::NonZeroU32;
 
 use bytestring::ByteString;
 
-use super::connection::{Connection, Ending};
+use super::{
+    connection::{Connection, Ending},
+    queue::REFUSED,
+};
 use crate::{
     mqtt::{ReasonCode, Subscribe, SubscribeFilter, SubscriptionFilter, Unsubscribe, Version},
     routing::{
         control::{Control, Options, SubscribeRequest, Subscription},
+        endpoint::Endpoint,
         envelope::Envelope,
     },
+    store::writer::Failure,
 };
 
 impl Connection {
@@ -40,9 +45,9 @@ impl Connection {
         // S1: MQTT 3.1 has no way to refuse a subscription.
         if refused > 0 && self.version == Version::V31 {
             // One that replaced another is in force: it goes with the record of it, or it would stay for ever.
-            let made: Vec<_> = filters.into_iter().flatten().map(|s| s.filter).collect();
-            for filter in &made {
-                self.session.unsubscribe(filter.as_str());
+            let made: Vec<_> = filters.into_iter().flatten().collect();
+            for subscription in &made {
+                self.session.unsubscribe(subscription.filter.as_str());
             }
             envelope.control(Control::Revoke(made));
             return Err(Ending::fault(
@@ -50,20 +55,29 @@ impl Connection {
                 "a subscription was refused",
             ));
         }
+        self.asked += filters.len();
+        self.on_credit |= self.session.is_stored();
         envelope.control(Control::Subscribe(SubscribeRequest { packet_id, filters }));
         Ok(())
     }
 
-    pub(super) fn unsubscribe(&mut self, unsubscribe: Unsubscribe, envelope: &mut Envelope) {
+    pub(super) fn unsubscribe(
+        &mut self,
+        unsubscribe: Unsubscribe,
+        envelope: &mut Envelope,
+    ) -> Result<(), Ending> {
+        let refused = self.failure().is_some();
+        if refused && !self.version.is_v5() {
+            return Err(unanswerable());
+        }
         let most = self.settings.max_subscriptions.saturating_mul(REPLACED);
-        let filters = unsubscribe
+        let filters: Vec<_> = unsubscribe
             .filters
             .iter()
             .enumerate()
             .map(|(n, text)| {
-                if n >= most {
-                    // UNSUBACK knows no "quota exceeded" (MQTT-3.11.3-2).
-                    return Err(ReasonCode::ImplementationSpecificError);
+                if n >= most || refused {
+                    return Err(REFUSED);
                 }
                 // As it was when it was made: limits may have changed since.
                 if let Some(subscription) = self.session.unsubscribe(text) {
@@ -73,10 +87,19 @@ impl Connection {
                     .map_err(|_| ReasonCode::TopicFilterInvalid)
             })
             .collect();
+        self.asked += filters.len();
+        self.on_credit |= self.session.is_stored();
         envelope.control(Control::Unsubscribe {
             packet_id: unsubscribe.packet_id,
             filters,
         });
+        Ok(())
+    }
+
+    /// Why what the session subscribes to could not be kept, if so: refused before it takes effect (D7).
+    fn failure(&self) -> Option<Failure> {
+        let failure = self.session.store_failure();
+        failure.filter(|_| self.session.is_stored())
     }
 
     fn subscription(
@@ -84,6 +107,9 @@ impl Connection {
         requested: &SubscribeFilter,
         id: Option<NonZeroU32>,
     ) -> Result<Subscription, ReasonCode> {
+        if let Some(failure) = self.failure() {
+            return Err(failure.reason());
+        }
         // A copy: the text is a slice of the packet, which may be large.
         let text = ByteString::from(&*requested.filter);
         let filter = SubscriptionFilter::parse(text.clone(), self.settings.max_topic_levels)
@@ -95,15 +121,27 @@ impl Connection {
             retain_handling: requested.retain_handling,
             id: id.map(NonZeroU32::get),
         };
-        let subscription = Subscription { filter, options };
+        let mut subscription = Subscription {
+            filter,
+            options,
+            number: 0,
+        };
         let most = self.settings.max_subscriptions;
-        let kept = self.session.subscribe(&text, &subscription, most);
+        let kept = self.session.subscribe(&text, &mut subscription, most);
         kept.inspect_err(|reason| {
             let client = self.session.client_id();
             tracing::debug!(?client, filter = ?requested.filter, reason = reason.name(), "SUBSCRIBE refused");
         })?;
         Ok(subscription)
     }
+}
+
+/// How a v3 client is told that its UNSUBSCRIBE is refused: UNSUBACK has no reason code there.
+pub(super) fn unanswerable() -> Ending {
+    Ending::fault(
+        REFUSED,
+        "an UNSUBSCRIBE was refused at a limit or by the disk, which v3 cannot say otherwise",
+    )
 }
 
 /// Filters of one packet, as a multiple of the subscriptions that a session may have.

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     connection::{Connection, Ending},
+    departures::Departures,
     mailbox::Mail,
     registry::{Claimed, Refused, Registry},
     session::Session,
@@ -114,6 +115,7 @@ impl World {
         let engine = vec![
             tokio::spawn(dispatcher.run(outlet)),
             tokio::spawn(writer.run(registry.clone())),
+            tokio::spawn(Departures::run(registry.clone())),
         ];
         World {
             registry,
@@ -137,6 +139,11 @@ impl World {
         World::start(self.disk.clone(), self.policy.clone(), settings, RETAINED)
     }
 
+    /// What is to leave for other members of shared groups stays on disk from now on.
+    pub fn hold_departures(&self) {
+        self.engine.lock()[DEPARTURES].abort();
+    }
+
     /// The disk refuses from now on, and the gateway with it as soon as something is to be written.
     pub async fn fail(&self) -> testing::Obstacle {
         testing::Obstacle::put(self.disk.path()).await
@@ -154,7 +161,8 @@ impl World {
     /// Waits until everything that was published has passed the dispatcher, and is on disk where it must be.
     pub async fn settle(&self) {
         let start = Instant::now();
-        while self.bus.bytes_in_flight() > 0 || !self.store.is_idle() {
+        while self.bus.bytes_in_flight() > 0 || !self.store.is_idle() || !self.registry.is_settled()
+        {
             assert!(start.elapsed() < DEADLINE, "the bus does not become empty");
             std::thread::yield_now();
             tokio::task::yield_now().await;
@@ -215,6 +223,8 @@ impl World {
     }
 }
 
+/// The place of its task in the engine.
+const DEPARTURES: usize = 2;
 const PERMITS: u32 = 4 << 20;
 const RETAINED: RetainedLimits = RetainedLimits {
     messages: 1000,
@@ -247,6 +257,7 @@ pub fn principal(name: &str) -> Principal {
         roles: [].into(),
         device: None,
         expires_at: None,
+        certificate: None,
         anonymous: false,
     }
 }
@@ -524,16 +535,19 @@ impl Client {
         let Some(connection) = self.connection.as_mut().filter(|_| self.ending.is_none()) else {
             return;
         };
-        let mut out = BytesMut::new();
+        let mut all = BytesMut::new();
         let outcome = loop {
-            let mut mail = Mail::default();
-            match connection.pull(&mut mail, &mut out, Waker::noop(), Instant::now()) {
+            // The client takes what it is sent: an outbox that stays full brings nothing more.
+            let (mut mail, mut out) = (Mail::default(), BytesMut::new());
+            let outcome = connection.pull(&mut mail, &mut out, Waker::noop(), Instant::now());
+            all.extend_from_slice(&out);
+            match outcome {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(ending) => break Err(ending),
             }
         };
-        self.took(out);
+        self.took(all);
         self.note(outcome);
     }
 

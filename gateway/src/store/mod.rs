@@ -10,6 +10,7 @@
 //! This room keeps text and bytes. What a credential proves is `auth`'s business, what a rule means is `acl`'s.
 
 mod accounts;
+mod certificates;
 mod import;
 pub mod messages;
 mod open;
@@ -21,6 +22,7 @@ pub mod writer;
 use std::path::PathBuf;
 
 pub use accounts::{Accounts, Credential, Snapshot, User};
+pub use certificates::{NewCertificate, Revocation, StoredCertificate};
 pub use import::{ImportedRows, NewAccount};
 pub use rules::{NewRule, StoredRule};
 

@@ -104,6 +104,8 @@ pub struct Store {
     settings: Settings,
     /// A [`Failure`], or 0.
     failing: AtomicU8,
+    /// Bytes of retained messages in a transaction that the disk refuses.
+    refused: AtomicUsize,
     /// The clock never shows less (D11).
     floor: AtomicI64,
     metrics: Arc<Metrics>,
@@ -161,6 +163,7 @@ impl Store {
             waiting: Mutex::default(),
             settings,
             failing: AtomicU8::new(0),
+            refused: AtomicUsize::new(0),
             floor: AtomicI64::new(last_commit),
             metrics,
         });
@@ -242,6 +245,12 @@ impl Store {
     /// Whether the disk has refused for longer than `store.retry`: QoS 1 and 2 are refused before dispatch (D7).
     pub fn is_failing(&self) -> bool {
         self.failure().is_some()
+    }
+
+    /// Whether the disk refuses and as much waits for it as may: what nobody has to be told of is not taken either (D7).
+    pub fn is_overloaded(&self) -> bool {
+        let waits = self.held.load(Relaxed) + self.refused.load(Relaxed);
+        waits >= self.settings.credit && self.is_failing()
     }
 
     /// Why, if so.
@@ -432,6 +441,7 @@ impl Writer {
             let refused = self.store.is_failing() || began.elapsed() >= self.store.settings.retry;
             if refused {
                 let failure = if full { Failure::Full } else { Failure::Broken };
+                self.store.refused.store(rows.retained_bytes(), Relaxed);
                 refusal = Some(self.refuse(failure, refusal, changes));
             }
             self.pause(pause, &mut rows, changes, &mut refusal).await;
@@ -444,6 +454,7 @@ impl Writer {
                 return false;
             }
         }
+        self.store.refused.store(0, Relaxed);
         self.store.metrics.store_commits.add(1);
         self.unsynced = !sync;
         if self.store.set_failure(None).is_some() {
@@ -499,6 +510,8 @@ impl Writer {
             let now = self.store.now();
             for mut change in newcomers {
                 change.rows(rows, now);
+                // Before its own share of the credit is given back.
+                self.store.refused.store(rows.retained_bytes(), Relaxed);
                 if change.refused(refusal) {
                     changes.push(change);
                 }

@@ -1,19 +1,22 @@
 //! Start, ready, reload, drain, stop: the life of one gateway, and the order in which its rooms come and go.
 
 mod addresses;
+mod certificates;
+mod client_certificates;
 pub mod logging;
 mod reload;
+mod renewal;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use broker_config::{Config, TlsVersion};
+use broker_config::{Config, Listener, Protocol, TlsVersion};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -21,11 +24,14 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, AdminError, Administration, ControlServer, FirstAccount, Sessions},
+    admin::{
+        self, AdminError, Administration, CertificateDesk, ControlServer, FirstAccount, Sessions,
+    },
     auth,
     data_dir::{DataDir, DataDirError, Lock},
     listen::{
-        Admissions, Context, Handshakes, ListenError,
+        Admissions, Context, Door, Farewells, Handshakes, ListenError, Turns,
+        lag::{self, Verdict},
         listener::{self, Wrapping},
     },
     metrics::Metrics,
@@ -35,20 +41,26 @@ use crate::{
         dispatcher::{self, Dispatcher, StoredLimits},
         retained::RetainedLimits,
     },
-    session::{Agenda, registry::Registry, settings::Settings},
+    session::{Agenda, Departures, registry::Registry, settings::Settings},
     store::{
         StoreError,
         messages::{Durability, Messages},
         writer::{self, Store},
     },
     tls::{
-        Alpn, CertificateSource, Certificates, MinVersion, PrivateCa, ServerConfigs,
-        ServerTlsSettings, TlsAcceptor, TlsError, server_names,
+        Alpn, CertificateFiles, CertificateStore, Certificates, ClientTrust, ClientTrusts,
+        MinVersion, PrivateCa, ServerConfigs, ServerTlsSettings, TlsAcceptor, TlsError,
+        acme::{Challenges, Renewals},
+        cipher_suites,
     },
 };
 
+use certificates::Served;
+
 pub use addresses::Addresses;
+pub use certificates::certificates_at_rest;
 pub use reload::ReloadError;
+pub use renewal::{ACME_SLOT, preflight};
 
 /// A running gateway.
 pub struct Gateway {
@@ -57,6 +69,9 @@ pub struct Gateway {
     context: Arc<Context>,
     administration: Arc<Administration>,
     certificates: Arc<Certificates>,
+    certificate_files: Arc<CertificateFiles>,
+    trusts: Arc<ClientTrusts>,
+    renewals: Arc<Renewals>,
     private_ca: Option<Arc<PrivateCa>>,
     first_account: Option<FirstAccount>,
     addresses: Addresses,
@@ -102,35 +117,67 @@ impl Gateway {
         let directory = DataDir::locate(config.data_dir.as_deref(), config.runtime_dir.as_deref())?;
         directory.create()?;
         let mut lock = directory.lock_within(LOCK_PATIENCE)?;
+        for path in directory.close_secrets()? {
+            tracing::warn!(path = %path.display(), "others could read this file with secrets; it has mode 0600 now. Change what is in it if somebody may have read it");
+        }
         // Ports first: of all that may fail, this is what fails most.
         let sockets = bind_all(&config)?;
         let addresses = Addresses::of(&sockets);
-        let (certificates, private_ca) = certificates(&config, directory.path()).await?;
+        let served = certificates::open(&config, directory.path()).await?;
 
         let administration = Administration::open(directory.path(), auth_settings(&config)).await?;
         let first_account = FirstAccount::ensure(&administration, directory.path()).await?;
 
         let metrics = Arc::new(Metrics::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
+        let (renewals, challenges) =
+            renewal::prepare(&config, directory.path(), &served, &addresses, &metrics).await?;
+        let Served {
+            certificates,
+            files,
+            private_ca,
+        } = served;
         let mut engine = JoinSet::new();
         let (messages, _) = Messages::open(directory.path(), durability(&config.load())).await?;
         let (registry, store, writer) =
             start_engine(&config, &administration, messages, &metrics, &mut engine).await?;
-        let sessions = Sessions::new(registry.clone(), administration.users().clone());
+        client_certificates::keep_ca(&administration).await;
+        let trusts = open_trusts(&config.load_full(), directory.path(), &metrics).await?;
+        client_certificates::forget_wills(&registry, &administration).await;
+        let users = administration.users().clone();
+        let sessions = Sessions::new(registry.clone(), users, trusts.clone());
         administration.attach(Arc::new(sessions));
+        engine.spawn(client_certificates::watch(
+            registry.clone(),
+            administration.clone(),
+            trusts.clone(),
+        ));
+        let door = start_door(&config, &metrics, &mut engine);
+        administration.attach_door(door.clone());
         let context = Arc::new(Context {
             config: config.clone(),
+            door,
             registry,
             authenticator: administration.authenticator().clone(),
             admissions: Admissions::new(metrics.clone()),
             handshakes: Handshakes::default(),
+            turns: Turns::default(),
+            farewells: Farewells::default(),
             metrics,
         });
-        engine.spawn(housekeeping(
-            context.clone(),
-            private_ca.clone(),
+        let desk = CertificateDesk::new(
             certificates.clone(),
+            CertificateStore::new(directory.path()),
+        );
+        administration.attach_certificates(Arc::new(desk.with_renewals(renewals.clone())));
+        engine.spawn(certificates::watch(
+            certificates.clone(),
+            files.clone(),
+            config.clone(),
+            context.metrics.clone(),
         ));
+        engine.spawn(housekeeping(context.clone()));
+        engine.spawn(renewals.clone().run());
 
         let (stop, stopped) = watch::channel(false);
         let mut doors = JoinSet::new();
@@ -148,7 +195,8 @@ impl Gateway {
         open_doors(
             sockets,
             &config.load(),
-            &certificates,
+            (&certificates, &challenges),
+            &trusts,
             &context,
             &stopped,
             &mut doors,
@@ -160,6 +208,9 @@ impl Gateway {
             context,
             administration,
             certificates,
+            certificate_files: files,
+            trusts,
+            renewals,
             private_ca,
             first_account,
             addresses,
@@ -266,21 +317,19 @@ fn bind_all(config: &Config) -> Result<Sockets, ListenError> {
     Ok(sockets)
 }
 
-/// The operator's certificate, or one of the built-in CA.
-async fn certificates(
-    config: &Config,
+/// Whom listeners with client certificates trust.
+async fn open_trusts(
+    config: &Arc<Config>,
     directory: &Path,
-) -> Result<(Arc<Certificates>, Option<Arc<PrivateCa>>), StartError> {
-    if let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.private_key) {
-        let source = CertificateSource::files(certificate, key);
-        return Ok((Certificates::load(&source)?, None));
-    }
-    let names = server_names(&config.tls.server_names)?;
-    let directory = directory.to_owned();
-    // File I/O and key generation.
-    let opened = tokio::task::spawn_blocking(move || PrivateCa::open(&directory, names)).await?;
-    let ca = Arc::new(opened?);
-    Ok((Certificates::load(&ca.source())?, Some(ca)))
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<ClientTrusts>, StartError> {
+    let (config, directory) = (config.clone(), directory.to_owned());
+    let metrics = metrics.clone();
+    // File I/O.
+    let opened = tokio::task::spawn_blocking(move || {
+        ClientTrusts::open(&config.listeners, &directory, metrics)
+    });
+    Ok(opened.await??)
 }
 
 async fn start_engine(
@@ -331,6 +380,7 @@ async fn start_engine(
     );
     engine.spawn(dispatcher.run(outlet));
     engine.spawn(Agenda::run(registry.clone()));
+    engine.spawn(Departures::run(registry.clone()));
     engine.spawn(writer::keep_up(upkeep, metrics.clone()));
     let interval = config.clone();
     engine.spawn(admin::sys::run(registry.clone(), move || {
@@ -338,6 +388,20 @@ async fn start_engine(
     }));
     let writer = tokio::spawn(writer.run(registry.clone()));
     Ok((registry, store, writer))
+}
+
+/// The door, and what measures whether it may stand open.
+fn start_door(
+    config: &Arc<ArcSwap<Config>>,
+    metrics: &Arc<Metrics>,
+    engine: &mut JoinSet<()>,
+) -> Arc<Door> {
+    let (verdict, watched) = watch::channel(Verdict::Accept);
+    let limits = config.clone();
+    engine.spawn(lag::watch(verdict, metrics.clone(), move || {
+        limits.load().limits.max_lag
+    }));
+    Arc::new(Door::new(config.clone(), metrics.clone(), watched))
 }
 
 fn dispatcher_limits(config: &Config) -> dispatcher::Limits {
@@ -365,7 +429,8 @@ fn durability(config: &Config) -> Durability {
 fn open_doors(
     sockets: Sockets,
     config: &Config,
-    certificates: &Arc<Certificates>,
+    (certificates, challenges): (&Arc<Certificates>, &Arc<Challenges>),
+    trusts: &ClientTrusts,
     context: &Arc<Context>,
     stopped: &watch::Receiver<bool>,
     doors: &mut JoinSet<()>,
@@ -376,7 +441,9 @@ fn open_doors(
         };
         // One set of TLS configurations for each listener, never shared (C1).
         let tls = if settings.tls {
-            Some(acceptor(config, certificates)?)
+            let clients = trusts.of(&name);
+            let acceptor = acceptor(config, settings, certificates, clients, context)?;
+            Some(acceptor.with_challenges(challenges.clone()))
         } else {
             None
         };
@@ -385,6 +452,9 @@ fn open_doors(
             tls,
             protocol: settings.protocol,
             paths: settings.paths.clone(),
+            proxies: settings
+                .proxy_protocol
+                .then(|| settings.trusted_proxies.clone()),
         });
         for (_, listener) in listeners {
             doors.spawn(listener::run(
@@ -398,19 +468,31 @@ fn open_doors(
     Ok(())
 }
 
-fn acceptor(config: &Config, certificates: &Arc<Certificates>) -> Result<TlsAcceptor, TlsError> {
+fn acceptor(
+    config: &Config,
+    listener: &Listener,
+    certificates: &Arc<Certificates>,
+    clients: Option<&Arc<ClientTrust>>,
+    context: &Context,
+) -> Result<TlsAcceptor, TlsError> {
     let settings = ServerTlsSettings {
         min_version: match config.tls.min_version {
             TlsVersion::Tls12 => MinVersion::Tls12,
             TlsVersion::Tls13 => MinVersion::Tls13,
         },
-        alpn: Alpn::default(),
-        ..ServerTlsSettings::default()
+        alpn: Alpn {
+            mqtt: listener.protocol != Protocol::WebSocket,
+            http: listener.protocol != Protocol::Mqtt,
+        },
+        ciphers: cipher_suites(&config.tls.ciphers.suites()),
+        session_lifetime: config.tls.session_lifetime,
+        session_cache: config.tls.session_cache,
+        max_fragment: Some(listener.max_fragment_size.bytes()),
+        metrics: context.metrics.clone(),
     };
-    Ok(TlsAcceptor::new(Arc::new(ServerConfigs::new(
-        certificates.clone(),
-        &settings,
-    )?)))
+    let verifier = clients.map(ClientTrust::verifier);
+    let configs = ServerConfigs::asking(certificates.clone(), &settings, verifier)?;
+    Ok(TlsAcceptor::new(Arc::new(configs)).trusting(clients.cloned()))
 }
 
 fn auth_settings(config: &Config) -> auth::Settings {
@@ -424,29 +506,11 @@ fn auth_settings(config: &Config) -> auth::Settings {
     }
 }
 
-/// What is looked after while everything runs: memory every second (N4), the own certificate every hour (C4).
-async fn housekeeping(
-    context: Arc<Context>,
-    ca: Option<Arc<PrivateCa>>,
-    certificates: Arc<Certificates>,
-) {
-    let mut looked = Instant::now();
+/// What is looked after while everything runs: memory every second (N4).
+async fn housekeeping(context: Arc<Context>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         context.registry.relieve();
-        if looked.elapsed() < Duration::from_secs(3600) {
-            continue;
-        }
-        looked = Instant::now();
-        let Some(ca) = ca.clone() else { continue };
-        let certificates = certificates.clone();
-        let renewed =
-            tokio::task::spawn_blocking(move || match ca.renew_if_due(SystemTime::now())? {
-                Some(_) => certificates.reload(&ca.source()).map(|_| ()),
-                None => Ok(()),
-            });
-        if let Ok(Err(error)) = renewed.await {
-            tracing::error!(%error, "the server certificate was not renewed; the present one stays");
-        }
+        context.door.tidy_up();
     }
 }

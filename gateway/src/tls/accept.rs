@@ -2,15 +2,21 @@
 //! configuration for it and completes the handshake. Deadlines and limits are `listen`'s.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use rustls::ServerConfig;
 use rustls::server::Acceptor;
+use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
-use super::{ServerConfigs, client_hello_facts};
+use super::acme::{self, Challenges};
+use super::{
+    ClientCertificate, ClientCertificateError, ClientTrust, ServerConfigs, client_hello_facts,
+};
 
 /// A TLS connection over `S`. `get_ref().1` tells what was negotiated.
 pub type TlsStream<S> = tokio_rustls::server::TlsStream<Tap<S>>;
@@ -19,16 +25,71 @@ pub type TlsStream<S> = tokio_rustls::server::TlsStream<Tap<S>>;
 #[derive(Debug, Clone)]
 pub struct TlsAcceptor {
     configs: Arc<ServerConfigs>,
+    local: Option<IpAddr>,
+    clients: Option<Arc<ClientTrust>>,
+    challenges: Option<Arc<Challenges>>,
 }
 
 impl TlsAcceptor {
     /// An acceptor for the listener whose configurations these are.
     pub fn new(configs: Arc<ServerConfigs>) -> Self {
-        Self { configs }
+        Self {
+            configs,
+            local: None,
+            clients: None,
+            challenges: None,
+        }
+    }
+
+    /// The same, and answering the CA's TLS-ALPN-01 challenges.
+    pub fn with_challenges(mut self, challenges: Arc<Challenges>) -> Self {
+        self.challenges = Some(challenges);
+        self
+    }
+
+    /// An acceptor for connections that came to this address: a client that sends no server name
+    /// gets the certificate for it (rule C2).
+    pub fn at(&self, local: IpAddr) -> Self {
+        Self {
+            local: Some(local),
+            ..self.clone()
+        }
+    }
+
+    /// What the listener trusts its clients by, if it asks for certificates.
+    pub fn trust(&self) -> Option<&Arc<ClientTrust>> {
+        self.clients.as_ref()
+    }
+
+    /// With what the listener trusts its clients by; its configurations ask for certificates.
+    pub fn trusting(self, clients: Option<Arc<ClientTrust>>) -> Self {
+        Self { clients, ..self }
+    }
+
+    /// The client's certificate, judged anew: a resumed handshake brings the chain of the first one
+    /// back without asking whether it is still good (rule C1). To be called after every handshake.
+    ///
+    /// # Errors
+    /// Why the client may not go on.
+    pub fn client<S>(
+        &self,
+        stream: &TlsStream<S>,
+    ) -> Result<Option<ClientCertificate>, ClientCertificateError> {
+        let Some(trust) = &self.clients else {
+            return Ok(None);
+        };
+        match stream.get_ref().1.peer_certificates() {
+            Some(chain) => trust.identify(chain, UnixTime::now()).map(Some),
+            None if trust.is_required() => Err(ClientCertificateError::Missing),
+            None => Ok(None),
+        }
     }
 
     /// Completes the server's handshake on `stream`. Reads at most 64 KiB before the ClientHello is
     /// complete. Sets no deadline: wrap it in one.
+    ///
+    /// A handshake that offers only `acme-tls/1` is the CA's (rule C2): it is carried through here
+    /// with the challenge's certificate, closed, and given as an error that [`is_challenge`] knows.
     ///
     /// # Errors
     /// Whatever the stream or the handshake fails with; the client has then been sent the alert
@@ -39,10 +100,14 @@ impl TlsAcceptor {
     {
         // The handshake's states are several KB; in a box, a connection's task does not keep room
         // for them as long as it lives.
-        Box::pin(self.handshake(stream)).await
+        Box::pin(async { self.hello(stream).await?.finish().await }).await
     }
 
-    async fn handshake<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    /// The first part of [`Self::accept`]: reads the ClientHello, which costs next to nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::accept`].
+    pub async fn hello<S>(&self, stream: S) -> io::Result<Hello<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -52,14 +117,45 @@ impl TlsAcceptor {
         };
         let mut start = LazyConfigAcceptor::new(Acceptor::default(), tap).await?;
         let record = start.io.record.take().unwrap_or_default();
-        let config = self.configs.for_client(&client_hello_facts(&record));
-        drop(record);
+        if let Some(challenges) = &self.challenges
+            && acme::is_validation(&start.client_hello())
+        {
+            return Err(challenges.answer(start).await);
+        }
+        let mut config = self.configs.for_client(&client_hello_facts(&record));
+        if let Some(local) = self.local {
+            config = self.configs.at(local, &start.client_hello(), config);
+        }
+        Ok(Hello { start, config })
+    }
+}
+
+/// A client that has said its ClientHello, and the configuration that was picked for it.
+pub struct Hello<S> {
+    start: StartHandshake<Tap<S>>,
+    config: Arc<ServerConfig>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Hello<S> {
+    /// The second part of [`TlsAcceptor::accept`], which costs a signature and a key exchange.
+    ///
+    /// # Errors
+    /// As for [`TlsAcceptor::accept`].
+    pub async fn finish(self) -> io::Result<TlsStream<S>> {
+        let Self { start, config } = self;
         start
             .into_stream_with(config, |connection| {
                 connection.set_buffer_limit(Some(OUTGOING_LIMIT))
             })
             .await
     }
+}
+
+/// Whether an error of [`TlsAcceptor::accept`] only says that the CA has been answered: no failure of
+/// a client (rule N1).
+pub fn is_challenge(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    inner.is_some_and(|inner| inner.is::<acme::Answered>())
 }
 
 /// What rustls may hold for a client that does not read, in bytes: one full record.

@@ -1,232 +1,325 @@
-//! Which certificate does a listener present right now? Loads and validates a certificate with its
-//! key, and swaps it while connections stay up.
+//! Which certificate does this handshake get? A set of named slots, swapped as a whole while
+//! connections stay up.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{SHA256, digest};
-use rustls::InconsistentKeys;
+use parking_lot::Mutex;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::CertificateDer;
+use rustls::{CipherSuite, SignatureScheme};
 
-use super::pem::{self, CertificateFacts};
-use super::{TlsError, server_config};
+use super::certificate::{Certificate, CertificateSource, hex_with_colons};
+use super::{SubjectName, TlsError};
 
-/// Two PEM files: the certificate chain, leaf first, and the private key of the leaf (PKCS#8, SEC1
-/// or PKCS#1).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateSource {
-    certificate: PathBuf,
-    private_key: PathBuf,
-    remedy: &'static str,
-}
-
-impl CertificateSource {
-    /// The operator's own files.
-    pub fn files(certificate: impl Into<PathBuf>, private_key: impl Into<PathBuf>) -> Self {
-        Self {
-            certificate: certificate.into(),
-            private_key: private_key.into(),
-            remedy: "put the matching pair there, or remove `certificate` and `private_key` from \
-                     the configuration to \
-                     use the built-in private CA",
-        }
-    }
-
-    /// Files that the gateway wrote itself.
-    pub(super) fn own(certificate: PathBuf, private_key: PathBuf, remedy: &'static str) -> Self {
-        Self {
-            certificate,
-            private_key,
-            remedy,
-        }
-    }
-
-    /// The certificate chain's file.
-    pub fn certificate(&self) -> &Path {
-        &self.certificate
-    }
-
-    /// The private key's file.
-    pub fn private_key(&self) -> &Path {
-        &self.private_key
-    }
-}
-
-/// The certificate that new handshakes get. Cheap to read from every handshake; replaced as a whole
-/// by [`reload`].
+/// The certificates that new handshakes get, by slot. Reading takes no lock and allocates nothing;
+/// each change replaces the whole set.
 ///
-/// [`reload`]: Certificates::reload
+/// A client gets a certificate for the server name it asks for (exactly, else by wildcard). A client
+/// that sends none gets one for the address it came to ([`at`](Certificates::at)). Everybody else,
+/// devices that send wrong names included, gets the default: the slot [`DEFAULT_SLOT`], or, while
+/// that holds only what the built-in CA made, [`ACME_SLOT`], or the first other slot by name. Among several
+/// certificates for the same name a client gets the cheapest that it can verify: ECDSA, then
+/// Ed25519, then RSA.
+///
+/// [`DEFAULT_SLOT`]: Certificates::DEFAULT_SLOT
+/// [`ACME_SLOT`]: Certificates::ACME_SLOT
+#[derive(Default)]
 pub struct Certificates {
-    current: ArcSwap<Loaded>,
+    current: ArcSwap<Set>,
+    /// Never touched by a handshake.
+    problems: Mutex<BTreeMap<String, String>>,
 }
 
 impl Certificates {
-    /// Loads the pair and checks that it belongs together.
+    /// The slot of `[tls]`, or of the built-in private CA.
+    pub const DEFAULT_SLOT: &'static str = "default";
+    /// The slot of `[acme]`.
+    pub const ACME_SLOT: &'static str = "acme";
+
+    /// An empty set: no handshake succeeds until something is installed.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// A set with this pair in the default slot.
     ///
     /// A certificate that has expired or is not valid yet is loaded all the same, with an error in
     /// the log: a gateway that refused to start would also take away what still works.
     ///
     /// # Errors
-    /// [`TlsError::Read`], [`TlsError::Damaged`] or [`TlsError::KeyMismatch`].
+    /// As for [`Certificate::load`].
     pub fn load(source: &CertificateSource) -> Result<Arc<Self>, TlsError> {
-        let loaded = Loaded::from_files(source)?;
-        if let Err(error) = loaded.check_validity(source, SystemTime::now()) {
-            tracing::error!(%error, "clients that verify certificates will refuse this gateway");
-        }
-        Ok(Arc::new(Self {
-            current: ArcSwap::from_pointee(loaded),
-        }))
+        let certificates = Self::new();
+        certificates.load_default(source)?;
+        Ok(certificates)
     }
 
-    /// Loads and validates the pair, then swaps it in. Open connections keep what they have.
-    /// Returns whether the leaf changed.
+    /// Fills the default slot at start, as [`load`](Self::load) does.
     ///
     /// # Errors
-    /// As for [`load`](Self::load), and [`TlsError::NotValid`] for a certificate outside its
-    /// validity. On every error the current certificate stays.
-    pub fn reload(&self, source: &CertificateSource) -> Result<bool, TlsError> {
-        let loaded = Loaded::from_files(source)?;
-        loaded.check_validity(source, SystemTime::now())?;
-        let before = self.fingerprint();
-        self.current.store(Arc::new(loaded));
-        Ok(before != self.fingerprint())
+    /// As for [`Certificate::load`].
+    pub fn load_default(&self, source: &CertificateSource) -> Result<(), TlsError> {
+        self.install(Self::DEFAULT_SLOT, load_for_start(source)?);
+        Ok(())
     }
 
-    /// SHA-256 of the current leaf, as `openssl x509 -fingerprint -sha256` prints it.
+    /// Loads and validates the pair, then swaps it into the default slot. Returns whether the leaf
+    /// changed.
+    ///
+    /// # Errors
+    /// As for [`Certificate::load`] and [`Certificate::check`]. On every error the current
+    /// certificate stays.
+    pub fn reload(&self, source: &CertificateSource) -> Result<bool, TlsError> {
+        let certificate = Certificate::load(source)?;
+        certificate.check(SystemTime::now())?;
+        let before = self.get(Self::DEFAULT_SLOT);
+        let changed = before.is_none_or(|before| !before.is_same(&certificate));
+        self.install(Self::DEFAULT_SLOT, certificate);
+        Ok(changed)
+    }
+
+    /// Puts the certificate into the slot. New handshakes get it; open connections keep what they
+    /// have. Whether it is valid is the caller's to check ([`Certificate::check`]).
+    pub fn install(&self, slot: &str, certificate: Certificate) {
+        let certificate = Arc::new(certificate);
+        self.current.rcu(|set| {
+            let mut slots = set.slots.clone();
+            slots.insert(slot.to_owned(), Arc::clone(&certificate));
+            Set::new(slots)
+        });
+    }
+
+    /// Empties the slot; nothing happens if it is empty.
+    pub fn remove(&self, slot: &str) {
+        self.current.rcu(|set| {
+            let mut slots = set.slots.clone();
+            slots.remove(slot);
+            Set::new(slots)
+        });
+        self.set_problem(slot, None);
+    }
+
+    /// The certificate in this slot.
+    pub fn get(&self, slot: &str) -> Option<Arc<Certificate>> {
+        self.current.load().slots.get(slot).cloned()
+    }
+
+    /// All slots by name.
+    pub fn slots(&self) -> BTreeMap<String, Arc<Certificate>> {
+        self.current.load().slots.clone()
+    }
+
+    /// Notes what is wrong with a slot, in words for the operator, until it is taken back.
+    pub fn set_problem(&self, slot: &str, problem: Option<String>) {
+        let mut problems = self.problems.lock();
+        match problem {
+            Some(problem) => problems.insert(slot.to_owned(), problem),
+            None => problems.remove(slot),
+        };
+    }
+
+    /// What is wrong, by slot.
+    pub fn problems(&self) -> BTreeMap<String, String> {
+        self.problems.lock().clone()
+    }
+
+    /// Slots of which the second is for a name of the first, and never served for it: their keys are
+    /// of the same kind.
+    pub fn overlaps(&self) -> BTreeSet<(String, String)> {
+        let set = self.current.load();
+        let slot = |wanted: &Arc<Certificate>| {
+            let mut slots = set.slots.iter();
+            let found = slots.find(|(_, certificate)| Arc::ptr_eq(certificate, wanted));
+            found.map(|(slot, _)| slot.clone()).unwrap_or_default()
+        };
+        (set.exact.values())
+            .chain(set.wildcard.values())
+            .chain(set.address.values())
+            .flat_map(|ranked| ranked.windows(2))
+            .filter(|pair| pair.iter().all(|certificate| !certificate.is_built_in()))
+            .filter(|pair| pair[0].preference() == pair[1].preference())
+            .map(|pair| (slot(&pair[0]), slot(&pair[1])))
+            .collect()
+    }
+
+    /// The certificate of a client that asks for no name we have.
+    pub fn fallback(&self) -> Option<Arc<Certificate>> {
+        self.current.load().fallback.first().cloned()
+    }
+
+    /// SHA-256 of [`fallback`](Self::fallback)'s leaf, as `openssl x509 -fingerprint -sha256`
+    /// prints it.
     pub fn fingerprint(&self) -> String {
-        self.current
-            .load()
-            .certified_key
-            .cert
-            .first()
-            .map(sha256_fingerprint)
+        self.fallback()
+            .map(|certificate| hex_with_colons(&certificate.sha256()))
             .unwrap_or_default()
     }
 
-    /// When the current leaf ends.
+    /// When [`fallback`](Self::fallback)'s leaf ends.
     pub fn not_after(&self) -> SystemTime {
-        let seconds = u64::try_from(self.current.load().facts.not_after).unwrap_or(0);
-        UNIX_EPOCH + Duration::from_secs(seconds)
+        self.fallback()
+            .map_or(UNIX_EPOCH, |certificate| certificate.not_after())
+    }
+
+    /// The certificate for a client that sent no server name and came to the address `local` (rule
+    /// C2), if it is another one than [`resolve`](ResolvesServerCert::resolve) gives: rustls does
+    /// not know addresses.
+    pub(super) fn at(&self, hello: &ClientHello<'_>, local: IpAddr) -> Option<Arc<CertifiedKey>> {
+        if hello.server_name().is_some() {
+            return None;
+        }
+        let (set, offer) = (self.current.load(), Offer::of(hello));
+        let here = set.choose(None, Some(local.to_canonical()), offer)?;
+        let anywhere = set.choose(None, None, offer)?;
+        (!Arc::ptr_eq(here, anywhere)).then(|| Arc::clone(here.certified_key()))
     }
 }
 
 impl ResolvesServerCert for Certificates {
-    fn resolve(&self, _client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.load().certified_key))
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let set = self.current.load();
+        let chosen = set.choose(hello.server_name(), None, Offer::of(&hello))?;
+        Some(Arc::clone(chosen.certified_key()))
     }
 }
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificates")
-            .field("leaf", &self.fingerprint())
-            .finish_non_exhaustive()
+        f.debug_map()
+            .entries(self.current.load().slots.iter())
+            .finish()
     }
 }
 
-/// SHA-256 of a certificate in DER, in upper-case hexadecimal with colons.
-pub fn sha256_fingerprint(certificate: &CertificateDer<'_>) -> String {
-    let octets: Vec<String> = digest(&SHA256, certificate)
-        .as_ref()
-        .iter()
-        .map(|octet| format!("{octet:02X}"))
-        .collect();
-    octets.join(":")
+/// Loads a certificate at start, where one outside its validity is better than none.
+///
+/// # Errors
+/// As for [`Certificate::load`].
+pub(super) fn load_for_start(source: &CertificateSource) -> Result<Certificate, TlsError> {
+    let certificate = Certificate::load(source)?;
+    if let Err(error) = certificate.check(SystemTime::now()) {
+        tracing::error!(%error, "clients that verify certificates will refuse this gateway");
+    }
+    Ok(certificate)
 }
 
-struct Loaded {
-    certified_key: Arc<CertifiedKey>,
-    facts: CertificateFacts,
+/// What a client can verify.
+#[derive(Clone, Copy)]
+struct Offer<'a> {
+    schemes: &'a [SignatureScheme],
+    suites: &'a [CipherSuite],
 }
 
-impl Loaded {
-    fn from_files(source: &CertificateSource) -> Result<Self, TlsError> {
-        let chain = pem::read_certificates(&source.certificate, source.remedy)?;
-        let leaf = chain
-            .first()
-            .ok_or(rustls::Error::NoCertificatesPresented)?;
-        let facts = CertificateFacts::of(leaf, &source.certificate, source.remedy)?;
-        let private_key = pem::read_private_key(&source.private_key, source.remedy)?;
-        if pem::mode(&source.private_key)? & 0o004 != 0 {
-            tracing::warn!(
-                path = %source.private_key.display(),
-                "everybody on this machine can read the private key; `chmod o-rwx` it and \
-                 consider replacing it"
-            );
+impl<'a> Offer<'a> {
+    fn of(hello: &'a ClientHello<'_>) -> Self {
+        Offer {
+            schemes: hello.signature_schemes(),
+            suites: hello.cipher_suites(),
         }
-        let certified_key = CertifiedKey::from_der(chain, private_key, &server_config::provider())
-            .map_err(|error| source.explain(error))?;
-        Ok(Self {
-            certified_key: Arc::new(certified_key),
-            facts,
-        })
     }
+}
 
-    fn check_validity(&self, source: &CertificateSource, now: SystemTime) -> Result<(), TlsError> {
-        let now = unix_seconds(now);
-        let not_valid = |problem, remedy| {
-            Err(TlsError::NotValid {
-                path: source.certificate.clone(),
-                problem,
-                remedy,
-            })
+/// Certificates for the same purpose, best first.
+type Ranked = Vec<Arc<Certificate>>;
+
+#[derive(Default)]
+struct Set {
+    slots: BTreeMap<String, Arc<Certificate>>,
+    exact: HashMap<Box<str>, Ranked>,
+    /// By what follows `*.`.
+    wildcard: HashMap<Box<str>, Ranked>,
+    address: HashMap<IpAddr, Ranked>,
+    fallback: Ranked,
+}
+
+impl Set {
+    fn new(slots: BTreeMap<String, Arc<Certificate>>) -> Self {
+        let mut set = Set {
+            fallback: fallback(&slots),
+            ..Set::default()
         };
-        if now > self.facts.not_after {
-            let days = (now - self.facts.not_after) / 86_400;
-            return not_valid(
-                format!("expired {days} days ago"),
-                "renew it, or set the system clock",
-            );
-        }
-        if now < self.facts.not_before {
-            let hours = (self.facts.not_before - now) / 3_600;
-            return not_valid(
-                format!("is not valid for another {hours} hours"),
-                "set the system clock",
-            );
-        }
-        Ok(())
-    }
-}
-
-impl CertificateSource {
-    fn explain(&self, error: rustls::Error) -> TlsError {
-        match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                TlsError::KeyMismatch {
-                    certificate: self.certificate.clone(),
-                    key: self.private_key.clone(),
-                    remedy: self.remedy,
-                }
+        // In the order of the fallback, so that the default slot wins and the built-in CA loses.
+        for certificate in &set.fallback {
+            for name in certificate.names() {
+                let ranked = match name {
+                    SubjectName::Ip(address) => {
+                        set.address.entry(address.to_canonical()).or_default()
+                    }
+                    SubjectName::Dns(name) => match name.strip_prefix("*.") {
+                        Some(parent) => set.wildcard.entry(parent.into()).or_default(),
+                        None => set.exact.entry(name.as_str().into()).or_default(),
+                    },
+                };
+                ranked.push(Arc::clone(certificate));
             }
-            rustls::Error::InvalidCertificate(error) => TlsError::Damaged {
-                path: self.certificate.clone(),
-                problem: format!("not a usable certificate ({error})"),
-                remedy: self.remedy,
-            },
-            // Kept short on purpose: what a key parser says may quote the key.
-            _ => TlsError::Damaged {
-                path: self.private_key.clone(),
-                problem:
-                    "its private key is of no supported kind (ECDSA P-256 to P-521, Ed25519, RSA)"
-                        .to_owned(),
-                remedy: self.remedy,
-            },
         }
+        let ranked = (set.exact.values_mut())
+            .chain(set.wildcard.values_mut())
+            .chain(set.address.values_mut());
+        for ranked in ranked {
+            ranked.sort_by_key(|certificate| (certificate.is_built_in(), certificate.preference()));
+        }
+        set.slots = slots;
+        set
+    }
+
+    /// The first that the client can verify; if it can verify none, the first, so that the handshake
+    /// fails with the alert that says so.
+    fn choose(
+        &self,
+        server_name: Option<&str>,
+        local: Option<IpAddr>,
+        offer: Offer<'_>,
+    ) -> Option<&Arc<Certificate>> {
+        let exact = server_name.and_then(|name| self.exact.get(name));
+        let wildcard = server_name
+            .and_then(|name| name.split_once('.'))
+            .and_then(|(_, parent)| self.wildcard.get(parent));
+        let address = local.and_then(|local| self.address.get(&local));
+        let candidates = || {
+            [exact, wildcard, address, Some(&self.fallback)]
+                .into_iter()
+                .flatten()
+                .flatten()
+        };
+        candidates()
+            .find(|certificate| certificate.suits(offer.schemes, offer.suites))
+            .or_else(|| candidates().next())
     }
 }
 
-/// Seconds since 1970; negative before.
-pub(super) fn unix_seconds(time: SystemTime) -> i64 {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        Err(before) => {
-            i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |seconds| -seconds)
-        }
-    }
+/// All certificates: first the default with what else covers its names, then the others, then the
+/// built-in one.
+fn fallback(slots: &BTreeMap<String, Arc<Certificate>>) -> Ranked {
+    let mut order: Vec<_> = slots.iter().collect();
+    order.sort_by_key(|(slot, certificate)| {
+        let rank = match slot.as_str() {
+            Certificates::DEFAULT_SLOT => 0,
+            Certificates::ACME_SLOT => 1,
+            _ => 2,
+        };
+        (certificate.is_built_in(), rank)
+    });
+    let mut ranked: Ranked = order
+        .into_iter()
+        .map(|(_, certificate)| Arc::clone(certificate))
+        .collect();
+    let Some(default) = ranked.first().cloned() else {
+        return ranked;
+    };
+    ranked.sort_by_key(|certificate| {
+        let beside = certificate.covers(default.names());
+        let preference = if beside { certificate.preference() } else { 0 };
+        (certificate.is_built_in(), !beside, preference)
+    });
+    ranked
 }
+
+#[cfg(test)]
+#[path = "certificates_tests.rs"]
+mod tests;

@@ -4,8 +4,6 @@
 
 use rustls::{CipherSuite, NamedGroup};
 
-use super::server_config::CHACHA20;
-
 /// What decides between the configurations of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientHelloFacts {
@@ -27,6 +25,13 @@ pub fn client_hello_facts(records: &[u8]) -> ClientHelloFacts {
         .and_then(|message| parse(&message))
         .unwrap_or_default()
 }
+
+/// The ChaCha20-Poly1305 suites of both versions.
+pub(super) const CHACHA20: [CipherSuite; 3] = [
+    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
 
 /// A key share list has one entry per group; there are a dozen groups.
 const MAX_KEY_SHARES: usize = 16;

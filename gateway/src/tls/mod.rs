@@ -9,19 +9,41 @@ use std::io;
 use std::path::PathBuf;
 
 mod accept;
+pub mod acme;
 mod atomic_file;
+mod certificate;
+mod certificate_files;
+mod certificate_store;
 mod certificates;
+mod chain;
+mod ciphers;
+pub mod client_certificates;
 mod client_hello;
 mod pem;
-mod private_ca;
+mod pins;
+pub mod private_ca;
+mod resumption;
 mod server_config;
 mod subject_name;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
-pub use accept::{Tap, TlsAcceptor, TlsStream};
-pub use certificates::{CertificateSource, Certificates, sha256_fingerprint};
+pub use accept::{Tap, TlsAcceptor, TlsStream, is_challenge};
+pub use certificate::{
+    Certificate, CertificateSource, hex_with_colons, sha256_fingerprint, unix_seconds,
+};
+pub use certificate_files::{CertificateFiles, Changes};
+pub use certificate_store::{CertificateStore, PrivateKeyPem};
+pub use certificates::Certificates;
+pub use chain::{ChainLink, KeyKind};
+pub use ciphers::cipher_suites;
+pub use client_certificates::{
+    ClientCertificate, ClientCertificateError, ClientTrust, ClientTrusts,
+};
 pub use client_hello::{ClientHelloFacts, client_hello_facts};
+pub use pins::Pins;
 pub use private_ca::{PrivateCa, Renewal};
 pub use server_config::{Alpn, MinVersion, ServerConfigs, ServerTlsSettings};
 pub use subject_name::{SubjectName, server_names};
@@ -61,6 +83,30 @@ pub enum TlsError {
     },
 
     #[error(
+        "{path} is not a chain: certificate {certificate} was issued by {issuer:?}, but the next one \
+         is {found:?}; put the leaf first, and behind each certificate the one that signed it"
+    )]
+    Chain {
+        path: PathBuf,
+        /// Counted from 1.
+        certificate: usize,
+        issuer: String,
+        found: String,
+    },
+
+    #[error(
+        "{slot:?} cannot be the name of a certificate; use up to 32 lower-case letters, digits, - \
+         and _, a letter first"
+    )]
+    Slot { slot: String },
+
+    #[error(
+        "there is no previous certificate of {slot:?} to go back to: it is kept from the first \
+         renewal on"
+    )]
+    NoPrevious { slot: String },
+
+    #[error(
         "server name {name:?} cannot stand in a certificate: {problem}; give a DNS name (in its \
          xn-- form) or an IP \
          address"
@@ -76,6 +122,9 @@ pub enum TlsError {
 
     #[error("{bytes} bytes cannot be the largest TLS record; give a number from 64 to 16384")]
     RecordSize { bytes: usize },
+
+    #[error("{0}")]
+    Request(String),
 
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),

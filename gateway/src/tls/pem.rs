@@ -75,13 +75,24 @@ pub(super) fn read_certificates(
     path: &Path,
     remedy: &'static str,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read_bounded(path)?;
+    parse_certificates(&read_bounded(path)?, path, remedy)
+}
+
+/// [`read_certificates`] of text that is at hand; `path` is what messages call it.
+///
+/// # Errors
+/// [`TlsError::Damaged`] with `remedy`.
+pub(super) fn parse_certificates(
+    text: &[u8],
+    path: &Path,
+    remedy: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let damaged = |problem: String| TlsError::Damaged {
         path: path.to_owned(),
         problem,
         remedy,
     };
-    let chain = CertificateDer::pem_slice_iter(&text)
+    let chain = CertificateDer::pem_slice_iter(text)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| damaged(format!("not PEM ({error})")))?;
     if chain.is_empty() {
@@ -98,8 +109,19 @@ pub(super) fn read_private_key(
     path: &Path,
     remedy: &'static str,
 ) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = read_bounded(path)?;
-    if find(&text, b"BEGIN ENCRYPTED PRIVATE KEY") || find(&text, b"Proc-Type: 4,ENCRYPTED") {
+    parse_private_key(&read_bounded(path)?, path, remedy)
+}
+
+/// [`read_private_key`] of text that is at hand; `path` is what messages call it.
+///
+/// # Errors
+/// [`TlsError::Damaged`] with `remedy`; it does not quote the text.
+pub(super) fn parse_private_key(
+    text: &[u8],
+    path: &Path,
+    remedy: &'static str,
+) -> Result<PrivateKeyDer<'static>, TlsError> {
+    if find(text, b"BEGIN ENCRYPTED PRIVATE KEY") || find(text, b"Proc-Type: 4,ENCRYPTED") {
         return Err(TlsError::Damaged {
             path: path.to_owned(),
             problem: "it is encrypted, and nobody types a passphrase at an unattended start"
@@ -108,7 +130,7 @@ pub(super) fn read_private_key(
                      permissions",
         });
     }
-    PrivateKeyDer::from_pem_slice(&text).map_err(|_| TlsError::Damaged {
+    PrivateKeyDer::from_pem_slice(text).map_err(|_| TlsError::Damaged {
         path: path.to_owned(),
         problem: "there is no PEM private key in it".to_owned(),
         remedy,
@@ -120,28 +142,31 @@ pub(super) fn read_private_key(
 /// # Errors
 /// [`TlsError::Read`].
 pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let fail = |source| TlsError::Read {
+    read_at_most(path, MAX_PEM_FILE).map_err(|source| TlsError::Read {
         path: path.to_owned(),
         source,
-    };
+    })
+}
+
+/// Reads a regular file of at most `max` bytes.
+///
+/// # Errors
+/// What the system says; `FileTooLarge` over `max`, `InvalidInput` for what is not a file.
+pub(super) fn read_at_most(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     // Opening a FIFO would block the start for ever.
-    if !fs::metadata(path).map_err(fail)?.is_file() {
-        return Err(fail(io::Error::new(
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "it is not a regular file",
-        )));
+        ));
     }
     let mut contents = Vec::new();
-    File::open(path)
-        .map_err(fail)?
-        .take(MAX_PEM_FILE + 1)
-        .read_to_end(&mut contents)
-        .map_err(fail)?;
-    if contents.len() as u64 > MAX_PEM_FILE {
-        return Err(fail(io::Error::new(
+    File::open(path)?.take(max + 1).read_to_end(&mut contents)?;
+    if contents.len() as u64 > max {
+        return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            "it is larger than 1 MiB, too large for PEM",
-        )));
+            format!("it is larger than {} MiB", max >> 20),
+        ));
     }
     Ok(contents)
 }

@@ -25,9 +25,11 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::certificates::unix_seconds;
+use super::certificate::unix_seconds;
 use super::pem::{self, CertificateFacts};
 use super::{CertificateSource, SubjectName, TlsError, atomic_file, server_config};
+
+pub mod signing;
 
 const DAY: i64 = 86_400;
 /// Ten years: devices keep `ca.pem` in flash and are seldom visited.
@@ -137,9 +139,28 @@ impl PrivateCa {
         CertificateSource::own(self.server_certificate(), self.server_key(), LEAF_REMEDY)
     }
 
+    /// [`source`](Self::source) of a data directory, whether there is anything in it or not.
+    pub fn source_in(data_directory: &Path) -> CertificateSource {
+        let ca = Self {
+            directory: data_directory.join("tls"),
+            names: BTreeSet::new(),
+        };
+        ca.source()
+    }
+
     /// The file that clients need in order to trust this gateway (`--cafile`).
     pub fn ca_certificate(&self) -> PathBuf {
         self.directory.join("ca.pem")
+    }
+
+    /// Where the CA's certificate is in a data directory.
+    pub fn certificate_in(data_directory: &Path) -> PathBuf {
+        data_directory.join("tls/ca.pem")
+    }
+
+    /// Where the CA's list of revoked certificates is in a data directory.
+    pub fn revocation_list_in(data_directory: &Path) -> PathBuf {
+        data_directory.join("tls/ca.crl")
     }
 
     fn ca_key(&self) -> PathBuf {
@@ -363,7 +384,11 @@ fn read_key(path: &Path, remedy: &'static str) -> Result<KeyPair, TlsError> {
     })
 }
 
-fn repair_permissions(path: &Path) -> Result<(), TlsError> {
+/// Shuts a key of ours to everybody else, with a warning if it was open.
+///
+/// # Errors
+/// [`TlsError::Read`] and [`TlsError::Write`].
+pub(super) fn repair_permissions(path: &Path) -> Result<(), TlsError> {
     let mode = pem::mode(path)?;
     if mode & 0o077 == 0 {
         return Ok(());

@@ -1,15 +1,23 @@
 //! How does a listener speak TLS? The rustls configurations of one listener, by what a ClientHello
 //! asks for.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, kx_group};
+use rustls::crypto::aws_lc_rs::kx_group;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::server::{ServerConfig, ServerSessionMemoryCache};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{NamedGroup, SupportedCipherSuite, SupportedProtocolVersion};
 
+use super::ciphers;
+use super::client_hello::CHACHA20;
+use super::resumption::Resumption;
 use super::{Certificates, ClientHelloFacts, TlsError};
+use crate::metrics::Metrics;
 
 /// The lowest version of TLS that a listener speaks. Nothing below 1.2 exists here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,16 +48,22 @@ impl Default for Alpn {
 }
 
 /// What an operator may set about the TLS of one listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ServerTlsSettings {
     pub min_version: MinVersion,
     pub alpn: Alpn,
+    /// The cipher suites, the preferred one first; see [`cipher_suites`](super::cipher_suites).
+    pub ciphers: Vec<SupportedCipherSuite>,
+    /// How long a session may be resumed; zero for no resumption.
+    pub session_lifetime: Duration,
     /// Sessions that clients without tickets may resume by id, at most; the oldest goes first.
-    /// About 0.4 KB each.
+    /// About 0.3 KB each.
     pub session_cache: usize,
     /// The largest plaintext of one record to this listener's clients, 64 to 16384 bytes; `None` is
     /// 16384. A client's `max_fragment_length` can lower it further.
     pub max_fragment: Option<usize>,
+    /// Where the sessions of the cache are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for ServerTlsSettings {
@@ -57,8 +71,11 @@ impl Default for ServerTlsSettings {
         Self {
             min_version: MinVersion::Tls12,
             alpn: Alpn::default(),
+            ciphers: ciphers::all(),
+            session_lifetime: Duration::from_secs(12 * 3_600),
             session_cache: 4_096,
             max_fragment: None,
+            metrics: Arc::default(),
         }
     }
 }
@@ -70,6 +87,7 @@ impl Default for ServerTlsSettings {
 pub struct ServerConfigs {
     /// By key exchange, then preferred cipher, then record size.
     variants: Vec<Arc<ServerConfig>>,
+    certificates: Arc<Certificates>,
 }
 
 impl ServerConfigs {
@@ -80,41 +98,63 @@ impl ServerConfigs {
         certificates: Arc<Certificates>,
         settings: &ServerTlsSettings,
     ) -> Result<Self, TlsError> {
+        Self::asking(certificates, settings, None)
+    }
+
+    /// [`new`](Self::new) for a listener that asks for client certificates, where `clients` says
+    /// which ones are good.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn asking(
+        certificates: Arc<Certificates>,
+        settings: &ServerTlsSettings,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Self, TlsError> {
         if let Some(bytes) = settings
             .max_fragment
             .filter(|bytes| !(64..=16_384).contains(bytes))
         {
             return Err(TlsError::RecordSize { bytes });
         }
-        let ticketer = Ticketer::new()?;
-        let session_storage = ServerSessionMemoryCache::new(settings.session_cache);
+        let resumption = Resumption::new(
+            settings.session_lifetime,
+            settings.session_cache,
+            &settings.metrics,
+        )?;
+        let versions = settings.versions();
         let mut variants = Vec::with_capacity(KEY_EXCHANGES * PREFERENCES * RECORD_SIZES.len());
         for key_exchange in 0..KEY_EXCHANGES {
             for chacha_first in [false, true] {
-                let provider = Arc::new(variant_provider(key_exchange, chacha_first));
+                let provider = Arc::new(variant_provider(
+                    &settings.ciphers,
+                    key_exchange,
+                    chacha_first,
+                ));
                 for record_size in RECORD_SIZES {
-                    let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-                        .with_protocol_versions(settings.min_version.versions())?
-                        .with_no_client_auth()
-                        .with_cert_resolver(Arc::clone(&certificates) as _);
-                    config.ticketer = Arc::clone(&ticketer);
-                    config.session_storage = Arc::clone(&session_storage) as _;
+                    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                        .with_protocol_versions(&versions)?;
+                    let builder = match &clients {
+                        Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients)),
+                        None => builder.with_no_client_auth(),
+                    };
+                    let mut config = builder.with_cert_resolver(Arc::clone(&certificates) as _);
+                    resumption.apply(&mut config);
                     config.alpn_protocols = settings.alpn.protocols();
                     config.max_fragment_size = smaller(settings.max_fragment, record_size)
                         .map(|plaintext| plaintext + RECORD_HEADER);
-                    // Our order: AES-128-GCM is the cheapest for us and for devices with AES in
-                    // hardware, and SHA-256 makes a handshake cheaper than SHA-384. Clients that
-                    // want ChaCha20 most have a variant.
+                    // Our order, and a variant for clients that want ChaCha20 most.
                     config.ignore_client_order = true;
-                    // A device holds one connection and gets a new ticket on each.
-                    config.send_tls13_tickets = 1;
                     config.send_half_rtt_data = false;
                     config.max_early_data_size = 0;
                     variants.push(Arc::new(config));
                 }
             }
         }
-        Ok(Self { variants })
+        Ok(Self {
+            variants,
+            certificates,
+        })
     }
 
     /// The configuration for a client that said this.
@@ -130,6 +170,33 @@ impl ServerConfigs {
             .unwrap_or(0);
         let index = (key_exchange * PREFERENCES + preference) * RECORD_SIZES.len() + record_size;
         Arc::clone(&self.variants[index])
+    }
+
+    /// `config`, or a copy of it with the certificate for the address that this client came to
+    /// (rule C2). The copy shares ticket keys and session cache with the original, and is made only
+    /// where the address makes a difference.
+    pub(super) fn at(
+        &self,
+        local: IpAddr,
+        hello: &ClientHello<'_>,
+        config: Arc<ServerConfig>,
+    ) -> Arc<ServerConfig> {
+        let Some(certified_key) = self.certificates.at(hello, local) else {
+            return config;
+        };
+        let mut config = (*config).clone();
+        config.cert_resolver = Arc::new(One(certified_key));
+        Arc::new(config)
+    }
+}
+
+/// The same certificate for every handshake.
+#[derive(Debug)]
+struct One(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for One {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
     }
 }
 
@@ -159,7 +226,11 @@ const RECORD_SIZES: [Option<usize>; 5] = [None, Some(512), Some(1_024), Some(2_0
 /// rustls counts the record header in `max_fragment_size`.
 const RECORD_HEADER: usize = 5;
 
-fn variant_provider(key_exchange: usize, chacha_first: bool) -> CryptoProvider {
+fn variant_provider(
+    ciphers: &[SupportedCipherSuite],
+    key_exchange: usize,
+    chacha_first: bool,
+) -> CryptoProvider {
     let groups: [&'static dyn SupportedKxGroup; 4] = [
         kx_group::X25519MLKEM768,
         kx_group::X25519,
@@ -170,7 +241,7 @@ fn variant_provider(key_exchange: usize, chacha_first: bool) -> CryptoProvider {
         0 => groups[1..].to_vec(),
         only => vec![groups[only - 1]],
     };
-    let mut cipher_suites = CIPHER_SUITES.to_vec();
+    let mut cipher_suites = ciphers.to_vec();
     if chacha_first {
         // Stable: all ChaCha20 suites move up, in the same order.
         cipher_suites.sort_by_key(|suite| !CHACHA20.contains(&suite.suite()));
@@ -182,43 +253,33 @@ fn variant_provider(key_exchange: usize, chacha_first: bool) -> CryptoProvider {
     }
 }
 
-const CIPHER_SUITES: [SupportedCipherSuite; 9] = [
-    cipher_suite::TLS13_AES_128_GCM_SHA256,
-    cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-    cipher_suite::TLS13_AES_256_GCM_SHA384,
-    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-    cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-    cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-    cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-    cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-];
-
-/// The ChaCha20-Poly1305 suites of both versions.
-pub(super) const CHACHA20: [CipherSuite; 3] = [
-    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
-    CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-    CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-];
-
-impl MinVersion {
-    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
-        static FROM_12: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
-        match self {
-            Self::Tls12 => &FROM_12,
-            Self::Tls13 => &FROM_12[..1],
-        }
+impl ServerTlsSettings {
+    /// The versions that are allowed and that have a cipher suite: what has none would only fail
+    /// later, and with a misleading alert.
+    fn versions(&self) -> Vec<&'static SupportedProtocolVersion> {
+        [&TLS13, &TLS12]
+            .into_iter()
+            .filter(|version| {
+                self.min_version == MinVersion::Tls12 || version.version == TLS13.version
+            })
+            .filter(|version| self.ciphers.iter().any(|suite| suite.version() == *version))
+            .collect()
     }
 }
 
 impl Alpn {
+    /// The name of `mqtt` on the wire.
+    pub const MQTT: &[u8] = b"mqtt";
+    /// The name of `http` on the wire.
+    pub const HTTP: &[u8] = b"http/1.1";
+
     fn protocols(self) -> Vec<Vec<u8>> {
         let mut protocols = Vec::new();
         if self.mqtt {
-            protocols.push(b"mqtt".to_vec());
+            protocols.push(Self::MQTT.to_vec());
         }
         if self.http {
-            protocols.push(b"http/1.1".to_vec());
+            protocols.push(Self::HTTP.to_vec());
         }
         protocols
     }

@@ -2,6 +2,7 @@
 //! every machine has.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -54,6 +55,15 @@ impl SubjectName {
         }
         DnsName::try_from(base).map_err(|_| refuse("it is not a valid DNS name"))?;
         Ok(Self::Dns(dns))
+    }
+}
+
+impl fmt::Display for SubjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) => f.write_str(name),
+            Self::Ip(address) => address.fmt(f),
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use std::{
 };
 
 use crate::{
-    mqtt::{Connect, Packet, Qos, ReasonCode},
+    mqtt::{
+        Connect, Packet, Publish, Qos, ReasonCode, RetainHandling, SubscribeFilter, Unsubscribe,
+    },
     session::testing::*,
     store::writer::Failure,
 };
@@ -223,4 +225,241 @@ async fn a_client_that_is_owed_many_answers_is_not_read_from_until_the_disk_take
     assert_eq!(come_any(&mut client, 1101).await.len(), 1101);
     assert!(!client.connection().owes_many_answers());
     assert_eq!(client.connection().held_bytes(), 0);
+}
+
+fn unsubscribe_packet(id: u16, filter: &str) -> Packet {
+    Packet::Unsubscribe(Box::new(Unsubscribe {
+        packet_id: packet_id(id),
+        filters: vec![filter.into()],
+        user_properties: Vec::new(),
+    }))
+}
+
+async fn retain(world: &World, topic: &str, payload: &str) {
+    let mut publisher = world.client(connect("publisher")).await;
+    let message = publish(topic, payload);
+    publisher
+        .publish(Publish {
+            retain: true,
+            ..message
+        })
+        .await;
+    publisher.abandon().await;
+}
+
+// D7, D1
+#[tokio::test]
+async fn a_subscription_that_the_disk_refuses_is_answered_so_and_not_made() {
+    let world = World::new();
+    retain(&world, "new", "kept").await;
+    let mut client = world.client(resume("c")).await;
+    client.subscribe("old", Qos::AtMostOnce).await;
+    let mut writer = world.client(connect("writer")).await;
+    let obstacle = world.fail().await;
+    let wanted = SubscribeFilter {
+        retain_handling: RetainHandling::SendIfNew,
+        ..filter("new", Qos::AtLeastOnce)
+    };
+    let first = client.ask(vec![wanted.clone()], None).await;
+    world.until_failing().await;
+    come(&mut client, &[Sent::SubAck(first, vec![0x83])]).await;
+    // Another one is refused before it takes effect, and nothing of it waits for the disk.
+    let pending = world.metrics.store_bytes_pending.get();
+    let second = client
+        .ask(vec![filter("newer", Qos::AtLeastOnce)], None)
+        .await;
+    come(&mut client, &[Sent::SubAck(second, vec![0x83])]).await;
+    assert_eq!(world.metrics.store_bytes_pending.get(), pending);
+    for topic in ["new", "newer", "old"] {
+        writer.publish(publish(topic, topic)).await;
+    }
+    let Sent::Publish(live) = come_any(&mut client, 1).await.remove(0) else {
+        panic!("no PUBLISH");
+    };
+    assert_eq!(live.payload, "old");
+    assert_eq!(client.session.subscription_count(), 1);
+    obstacle.remove().await;
+    world.settle().await;
+    let world = world.crash().await;
+    assert_eq!(world.session("c").unwrap().subscription_count(), 1);
+    let mut client = world.client(resume("c")).await;
+    assert_eq!(client.receive().await, [], "nothing of it came to disk");
+    client.ask(vec![wanted], None).await;
+    let came = client.receive().await;
+    assert!(
+        matches!(&came[..], [Sent::SubAck(_, granted), Sent::Publish(kept)] if *granted == [1] && kept.payload == "kept"),
+        "it is new, and gets what is retained: {came:?}"
+    );
+}
+
+// D7
+#[tokio::test]
+async fn a_refused_subscription_can_be_made_when_the_disk_works_again() {
+    let world = World::new();
+    let mut client = world.client(resume("c")).await;
+    let obstacle = world.fail().await;
+    let id = client.ask(vec![filter("t", Qos::AtLeastOnce)], None).await;
+    world.until_failing().await;
+    come(&mut client, &[Sent::SubAck(id, vec![0x83])]).await;
+    obstacle.remove().await;
+    while world.store.is_failing() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(client.subscribe("t", Qos::AtLeastOnce).await, 1);
+    let mut writer = world.client(connect("writer")).await;
+    writer
+        .publish(publish_at(Qos::AtLeastOnce, 1, "t", "1"))
+        .await;
+    assert_eq!(client.take().await, ["1"]);
+    let world = world.crash().await;
+    assert_eq!(world.session("c").unwrap().subscription_count(), 1);
+}
+
+// D7: UNSUBACK has no 0x97, and in v3 no reason code at all.
+#[tokio::test]
+async fn an_unsubscribe_that_the_disk_refuses_is_answered_so_and_ends_a_v3_connection() {
+    let world = World::new();
+    let mut new = world.client(resume("new")).await;
+    let mut waits = world.client(resume_v3("waits")).await;
+    let mut comes = world.client(resume_v3("comes")).await;
+    for client in [&mut new, &mut waits, &mut comes] {
+        client.subscribe("a", Qos::AtLeastOnce).await;
+        client.subscribe("b", Qos::AtLeastOnce).await;
+    }
+    let obstacle = world.fail().await;
+    new.send(unsubscribe_packet(8, "a")).await;
+    waits.send(unsubscribe_packet(8, "a")).await;
+    world.until_failing().await;
+    come(&mut new, &[Sent::UnsubAck(8, vec![0x83])]).await;
+    new.send(unsubscribe_packet(9, "b")).await;
+    come(&mut new, &[Sent::UnsubAck(9, vec![0x83])]).await;
+    assert_eq!(
+        new.session.subscription_count(),
+        1,
+        "the second one had no effect"
+    );
+    comes.send(unsubscribe_packet(9, "b")).await;
+    let start = Instant::now();
+    while waits.ending.is_none() {
+        waits.pull();
+        assert!(start.elapsed() < DEADLINE, "it stays connected");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for client in [&waits, &comes] {
+        let reason = client.ended_with();
+        assert_eq!(reason, Some(ReasonCode::ImplementationSpecificError));
+    }
+    assert_eq!(comes.session.subscription_count(), 2);
+    obstacle.remove().await;
+}
+
+// D7: 3.1.1 has one code for every refusal.
+#[tokio::test]
+async fn a_v3_subscription_that_the_disk_refuses_gets_0x80() {
+    let world = World::new();
+    let mut client = world.client(resume_v3("c")).await;
+    let obstacle = world.fail().await;
+    let first = client.ask(vec![filter("t", Qos::AtLeastOnce)], None).await;
+    world.until_failing().await;
+    come(&mut client, &[Sent::SubAck(first, vec![0x80])]).await;
+    let second = client.ask(vec![filter("u", Qos::AtLeastOnce)], None).await;
+    come(&mut client, &[Sent::SubAck(second, vec![0x80])]).await;
+    obstacle.remove().await;
+}
+
+// B2
+#[tokio::test]
+async fn subscriptions_that_wait_for_the_disk_take_credit() {
+    let world = World::new();
+    let mut client = world.client(resume("c")).await;
+    let obstacle = world.fail().await;
+    for n in 0..40 {
+        let text = format!("{n}{}", "x".repeat(30_000));
+        client.ask(vec![filter(&text, Qos::AtMostOnce)], None).await;
+    }
+    let start = Instant::now();
+    while !world.store.is_full(None) {
+        assert!(start.elapsed() < DEADLINE, "the credit is not used up");
+        assert!(!world.store.is_failing());
+        tokio::task::yield_now().await;
+    }
+    assert!(client.waits_for_the_disk(Waker::noop()));
+    obstacle.remove().await;
+    world.settle().await;
+    assert!(!client.waits_for_the_disk(Waker::noop()));
+}
+
+// D1: filters that are not answered are bounded, whatever they wait for.
+#[tokio::test]
+async fn a_client_that_asked_for_many_subscriptions_is_not_read_from_until_it_is_answered() {
+    let world = World::with(|settings| settings.max_subscriptions = 10_000);
+    let mut client = world.client(resume("c")).await;
+    let filters = (0..1100).map(|n| filter(&n.to_string(), Qos::AtMostOnce));
+    client.ask(filters.collect(), None).await;
+    assert!(client.connection().owes_many_answers());
+    assert_eq!(client.receive().await.len(), 1);
+    assert!(!client.connection().owes_many_answers());
+}
+
+// D7: what is retained at QoS 0 needs no answer, but room.
+#[tokio::test]
+async fn while_the_disk_refuses_what_is_retained_at_qos_0_is_bounded_by_the_credit() {
+    let world = World::new();
+    let mut writer = world.client(connect("writer")).await;
+    let mut reader = world.client(connect("reader")).await;
+    reader.subscribe("last", Qos::AtMostOnce).await;
+    let set = |topic: &str, payload: &str| Publish {
+        retain: true,
+        ..publish(topic, payload)
+    };
+    writer.publish(set("last", "before")).await;
+    writer.publish(set("first", "before")).await;
+    assert_eq!(reader.payloads().await, ["before"]);
+    let obstacle = world.fail().await;
+    writer.publish(set("first", "after")).await;
+    world.until_failing().await;
+    // Removed again and again, under names that nobody knew: nothing of it is in memory, but the disk has to be told.
+    let refused = || world.metrics.retained_refused.get();
+    let start = Instant::now();
+    for n in 0.. {
+        let topic = format!("{n}{}", "x".repeat(60_000));
+        writer.publish(set(&topic, "")).await;
+        assert!(start.elapsed() < DEADLINE, "there is no bound");
+        if refused() > 0 {
+            assert!(n >= 15, "{n} topics used up the credit");
+            break;
+        }
+        assert!(n < 100, "more than five times the credit is kept");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    writer.publish(set("last", "after")).await;
+    let Sent::Publish(live) = come_any(&mut reader, 1).await.remove(0) else {
+        panic!("no PUBLISH");
+    };
+    assert_eq!(live.payload, "after", "who is connected gets it");
+    obstacle.remove().await;
+    world.settle().await;
+    let before = refused();
+    writer.publish(set("other", "after")).await;
+    world.settle().await;
+    assert_eq!(refused(), before, "the disk works again");
+    let world = world.crash().await;
+    let mut late = world.client(connect("late")).await;
+    late.ask(
+        ["first", "last", "other"]
+            .map(|topic| filter(topic, Qos::AtMostOnce))
+            .into(),
+        None,
+    )
+    .await;
+    let came = late.receive().await;
+    let kept: Vec<_> = came
+        .iter()
+        .filter_map(|sent| match sent {
+            Sent::Publish(message) => Some((&*message.topic, &*message.payload)),
+            _ => None,
+        })
+        .collect();
+    let expected = [("first", "after"), ("last", "before"), ("other", "after")];
+    assert_eq!(kept, expected);
 }

@@ -4,6 +4,7 @@ use crate::{
     acl::{Action, Effect, Policy, Rule, Who},
     auth::Principal,
     mqtt::{Connect, Packet, Publish, Qos, ReasonCode},
+    routing::{control::Control, envelope::Envelope},
     session::{
         mailbox::{Mail, Notice},
         testing::*,
@@ -46,6 +47,31 @@ async fn a_lost_subscription_ends_the_connection_with_its_filter_and_the_session
     assert_eq!(client.take().await, ["kept"]);
     assert_eq!(bystander.take().await, ["kept"], "others notice nothing");
     assert!(bystander.ending.is_none());
+}
+
+// P4
+#[tokio::test]
+async fn a_subscription_made_anew_outlives_the_revocation_of_the_one_before_it() {
+    let world = World::new();
+    let mut client = world.client(resume("c")).await;
+    client.subscribe("t", Qos::AtLeastOnce).await;
+    client.subscribe("$share/g/t", Qos::AtLeastOnce).await;
+    // Taken away and given back before the dispatcher hears of it.
+    let lost = client.session.apply(&policy(&deny("t")), None);
+    assert_eq!(lost.subscriptions.len(), 2);
+    client.session.apply(&policy(&ALLOW_ALL), None);
+    client.subscribe("t", Qos::AtLeastOnce).await;
+    client.subscribe("$share/g/t", Qos::AtLeastOnce).await;
+    let mut late = Envelope::default();
+    late.control(Control::Revoke(lost.subscriptions));
+    client.let_go(late).await;
+    let mut publisher = world.client(connect("publisher")).await;
+    publisher
+        .publish(publish_at(Qos::AtLeastOnce, 1, "t", "1"))
+        .await;
+    assert_eq!(client.take().await, ["1", "1"]);
+    let world = world.crash().await;
+    assert_eq!(world.session("c").unwrap().subscription_count(), 2);
 }
 
 // P2

@@ -170,6 +170,97 @@ async fn what_is_in_flight_and_no_longer_allowed_is_not_sent_again_and_blocks_no
     assert_eq!(received, [], "the window of one is full");
 }
 
+// D9
+#[tokio::test]
+async fn what_is_in_flight_and_no_longer_allowed_takes_up_no_room_of_what_is() {
+    for (qos, filter, crash) in [
+        (Qos::AtLeastOnce, "+", false),
+        (Qos::ExactlyOnce, "+", false),
+        (Qos::AtLeastOnce, "$share/g/+", true),
+        (Qos::ExactlyOnce, "$share/g/+", true),
+    ] {
+        // One message is more than may be under way at a time.
+        let mut world = World::with(|settings| settings.queue.bytes = 1000);
+        let mut client = world.client(resume("c")).await;
+        client.subscribe(filter, qos).await;
+        let secret = "s".repeat(1500);
+        let mut publisher = world.client(connect("publisher")).await;
+        publisher.publish(publish_at(qos, 1, "t", &secret)).await;
+        let sent = client.messages().await;
+        assert_eq!(sent.len(), 1);
+        match crash {
+            true => world = world.crash().await,
+            false => client.vanish().await,
+        }
+        let mut denied = ALLOW_ALL.to_vec();
+        denied.push((Effect::Deny, Action::Subscribe, "t"));
+        world.allow_only(&denied).await;
+        let mut client = world.client(resume("c")).await;
+        let mut publisher = world.client(connect("another")).await;
+        for n in 2..5 {
+            publisher.publish(publish_at(qos, n, "u", "allowed")).await;
+            let came = client.messages().await;
+            assert_eq!(came.len(), 1, "{qos:?} {filter}: the window is closed");
+            assert_ne!(came[0].id, sent[0].id, "the identifier is in use (D9)");
+            let id = came[0].id;
+            match qos {
+                Qos::AtLeastOnce => client.send(Packet::PubAck(ack(id))).await,
+                _ => {
+                    client.send(Packet::PubRec(ack(id))).await;
+                    client.send(Packet::PubComp(ack(id))).await;
+                    client.receive().await;
+                }
+            }
+        }
+        assert_eq!(client.session.window_bytes(), 0);
+        client.vanish().await;
+        // It was not acknowledged: allowed again, it comes again, under its identifier, unless it was another's to have.
+        world.allow_only(&ALLOW_ALL).await;
+        let mut client = world.client(resume("c")).await;
+        let again = client.messages().await;
+        if qos == Qos::AtLeastOnce && crash {
+            continue;
+        }
+        assert_eq!(again.len(), 1, "{qos:?} {filter}");
+        assert_eq!((again[0].dup, again[0].id), (true, sent[0].id));
+        assert_eq!(again[0].payload, secret);
+    }
+}
+
+// D9
+#[tokio::test]
+async fn what_is_not_sent_again_can_still_be_acknowledged() {
+    for qos in [Qos::AtLeastOnce, Qos::ExactlyOnce] {
+        let world = World::new();
+        waiting(&world, qos, &["secret"]).await;
+        let mut client = world.client(resume("c")).await;
+        let id = client.messages().await[0].id;
+        client.vanish().await;
+        let mut denied = ALLOW_ALL.to_vec();
+        denied.push((Effect::Deny, Action::Subscribe, "t"));
+        world.allow_only(&denied).await;
+        let mut client = world.client(resume("c")).await;
+        client.receive().await;
+        client.finish().await;
+        let mut client = world.client(resume("c")).await;
+        assert_eq!(client.receive().await, []);
+        match qos {
+            Qos::AtLeastOnce => client.send(Packet::PubAck(ack(id))).await,
+            _ => {
+                client.send(Packet::PubRec(ack(id))).await;
+                assert_eq!(client.receive().await, [Sent::PubRel(id, 0)]);
+                client.send(Packet::PubComp(ack(id))).await;
+            }
+        }
+        assert_eq!(client.receive().await, []);
+        assert!(client.ending.is_none());
+        client.vanish().await;
+        world.allow_only(&ALLOW_ALL).await;
+        let mut client = world.client(resume("c")).await;
+        assert_eq!(client.receive().await, [], "it is finished");
+    }
+}
+
 // MQTT-3.1.2-25
 #[tokio::test]
 async fn what_does_not_fit_the_new_connection_is_dropped_and_blocks_nothing() {

@@ -1,8 +1,10 @@
 //! Shared groups: nothing is lost when members come and go (S4).
 
+use std::time::{Duration, Instant};
+
 use crate::{
-    acl::{Action, Effect},
-    mqtt::{Connect, Packet, Qos, ReasonCode},
+    acl::{Action, Effect, Policy, Rule, Who},
+    mqtt::{Connect, Packet, Qos, ReasonCode, Unsubscribe},
     session::testing::*,
 };
 
@@ -297,4 +299,181 @@ async fn a_session_that_ends_leaves_what_is_on_disk_to_the_other_members() {
     assert!(world.session("1").is_none());
     let mut back = world.client(resume("2")).await;
     assert_eq!(back.take().await, ["1", "2", "3", "4", "5"]);
+}
+
+const COUNT: u16 = 20;
+
+/// Messages of which only a few fit a page, and so one that is numbered by its first characters.
+async fn produce_large(world: &World, qos: Qos, topics: &[&str]) {
+    let mut publisher = world.client(connect("publisher")).await;
+    for n in 1..=COUNT {
+        let payload = format!("{n} {}", "x".repeat(10_000));
+        let topic = topics[usize::from(n) % topics.len()];
+        publisher.publish(publish_at(qos, n, topic, &payload)).await;
+    }
+    publisher.vanish().await;
+}
+
+fn numbers(payloads: Vec<String>) -> Vec<String> {
+    let number = |payload: String| payload.split(' ').next().unwrap().to_owned();
+    payloads.into_iter().map(number).collect()
+}
+
+async fn deny_to_one(world: &World, filter: &str) {
+    let mut rules: Vec<_> = policy(&ALLOW_ALL).rules().cloned().collect();
+    rules.push(Rule {
+        id: 9,
+        effect: Effect::Deny,
+        action: Action::Subscribe,
+        filter: filter.parse().unwrap(),
+        who: Who::User {
+            realm: "local".into(),
+            name: "one".into(),
+        },
+    });
+    world.policy.replace(Policy::new(rules));
+    world.registry.policy_changed().await;
+    world.settle().await;
+}
+
+// S4
+#[tokio::test]
+async fn what_waits_on_disk_moves_when_its_member_unsubscribes() {
+    for qos in [Qos::AtLeastOnce, Qos::ExactlyOnce] {
+        let world = World::new();
+        let one = member(&world, resume("1"), qos).await;
+        one.vanish().await;
+        produce_large(&world, qos, &["t"]).await;
+        let narrow = Connect {
+            receive_maximum: 1,
+            ..resume("1")
+        };
+        let mut one = world.client(narrow).await;
+        let sent = one.messages().await;
+        assert_eq!(sent.len(), 1);
+        let two = member(&world, resume("2"), qos).await;
+        two.vanish().await;
+        assert_eq!(one.unsubscribe("$share/g/t").await, 0);
+        world.settle().await;
+        let stored = world.metrics.messages_stored.get();
+        assert_eq!(stored, u64::from(COUNT) - 1, "one has none of them");
+        let again = publish_at(qos, 1, "other", "");
+        let mut publisher = world.client(connect("publisher")).await;
+        publisher.publish(again).await;
+        assert_eq!(one.messages().await, []);
+        // On disk too.
+        let world = world.crash().await;
+        let mut back = world.client(resume("1")).await;
+        let mine = back.messages().await;
+        assert_eq!(mine.len(), 1, "what was in flight stays: {qos:?}");
+        assert_eq!((mine[0].dup, mine[0].id), (true, sent[0].id));
+        let mut two = world.client(resume("2")).await;
+        let theirs = two.messages().await;
+        let theirs = theirs.into_iter().map(|message| message.payload).collect();
+        let first = numbers(vec![sent[0].payload.clone()]);
+        assert_eq!(together(numbers(theirs), first), all(COUNT));
+    }
+}
+
+// S4, D1
+#[tokio::test]
+async fn what_is_to_move_after_unsubscribe_moves_after_a_crash_too() {
+    let world = World::new();
+    let one = member(&world, resume("1"), Qos::AtLeastOnce).await;
+    one.vanish().await;
+    produce_large(&world, Qos::AtLeastOnce, &["t"]).await;
+    let narrow = Connect {
+        receive_maximum: 1,
+        ..resume("1")
+    };
+    let mut one = world.client(narrow).await;
+    assert_eq!(one.messages().await.len(), 1);
+    let two = member(&world, resume("2"), Qos::AtLeastOnce).await;
+    two.vanish().await;
+    world.hold_departures();
+    let packet = Unsubscribe {
+        packet_id: packet_id(9),
+        filters: vec!["$share/g/t".into()],
+        user_properties: Vec::new(),
+    };
+    one.send(Packet::Unsubscribe(Box::new(packet))).await;
+    let start = Instant::now();
+    while one.receive_now() != [Sent::UnsubAck(9, vec![0])] {
+        one.pull();
+        assert!(start.elapsed() < DEADLINE, "UNSUBACK does not come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let world = world.crash().await;
+    world.settle().await;
+    // Its client never comes back, and would have been the last to know.
+    let mut two = world.client(resume("2")).await;
+    let theirs = numbers(two.take().await);
+    let mine = world.session("1").unwrap();
+    assert_eq!(
+        theirs.len(),
+        usize::from(COUNT) - 1,
+        "all but the one that is in flight: {theirs:?}"
+    );
+    assert_eq!(mine.queued_bytes(), 0);
+}
+
+// S4, P4
+#[tokio::test]
+async fn a_member_that_loses_its_permission_while_it_is_away_leaves_what_is_on_disk_to_the_others()
+{
+    let world = World::new();
+    let mut one = world.client_of(resume("1"), principal("one")).await;
+    one.subscribe("$share/g/t", Qos::AtLeastOnce).await;
+    one.vanish().await;
+    produce_large(&world, Qos::AtLeastOnce, &["t"]).await;
+    let two = member(&world, resume("2"), Qos::AtLeastOnce).await;
+    two.vanish().await;
+    deny_to_one(&world, "t").await;
+    let mut two = world.client(resume("2")).await;
+    assert_eq!(together(numbers(two.take().await), vec![]), all(COUNT));
+    world.assert_nothing_leaks().await;
+}
+
+// S4, P2
+#[tokio::test]
+async fn what_a_member_may_not_have_any_more_goes_to_another_when_it_is_read_from_disk() {
+    let world = World::new();
+    let mut one = world.client_of(resume("1"), principal("one")).await;
+    one.subscribe("$share/g/+", Qos::AtLeastOnce).await;
+    one.vanish().await;
+    produce_large(&world, Qos::AtLeastOnce, &["t", "u"]).await;
+    let mut two = world.client_of(resume("2"), principal("two")).await;
+    two.subscribe("$share/g/+", Qos::AtLeastOnce).await;
+    deny_to_one(&world, "t").await;
+    let mut one = world.client_of(resume("1"), principal("one")).await;
+    let (one, two) = (numbers(one.take().await), numbers(two.take().await));
+    let odd = |number: &&String| number.parse::<u16>().unwrap() % 2 == 1;
+    assert_eq!(one.len(), usize::from(COUNT) / 2, "{one:?}");
+    assert_eq!(one.iter().filter(odd).count(), one.len(), "in topic u");
+    assert_eq!(together(one, two), all(COUNT));
+    assert_eq!(world.metrics.messages_dropped.get(), 0);
+}
+
+// S4: nobody is left who could have them.
+#[tokio::test]
+async fn what_waits_on_disk_is_dropped_and_counted_when_the_last_member_unsubscribes() {
+    let world = World::new();
+    let one = member(&world, resume("1"), Qos::AtLeastOnce).await;
+    one.vanish().await;
+    produce_large(&world, Qos::AtLeastOnce, &["t"]).await;
+    let narrow = Connect {
+        receive_maximum: 1,
+        ..resume("1")
+    };
+    let mut one = world.client(narrow).await;
+    assert_eq!(one.messages().await.len(), 1);
+    assert_eq!(one.unsubscribe("$share/g/t").await, 0);
+    world.settle().await;
+    let dropped = world.metrics.messages_dropped.get();
+    assert_eq!(dropped, u64::from(COUNT) - 1);
+    assert_eq!(world.metrics.messages_stored.get(), 0);
+    let world = world.crash().await;
+    world.settle().await;
+    let mut back = world.client(resume("1")).await;
+    assert_eq!(back.take().await.len(), 1, "the one in flight");
 }

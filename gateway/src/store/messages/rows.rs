@@ -36,6 +36,8 @@ pub struct Rows {
     pub(super) bodies: Vec<SharedBody>,
     /// Ranges of serials, first and last, that nobody will ask for again.
     pub(super) done: HashMap<SessionKey, Vec<(u64, u64)>>,
+    /// Bytes of the retained messages, about.
+    retained_bytes: usize,
 }
 
 /// Who a session belongs to, and whether its client is there.
@@ -111,6 +113,8 @@ pub(super) struct SharedBody {
     pub users: Vec<(SessionKey, u64)>,
 }
 
+/// What the row of a retained message costs beside its bytes, about.
+const RETAINED: usize = 96;
 /// Bodies from this size on are stored once, however many sessions wait for them.
 const SHARED: usize = 512;
 /// Bytes and messages of a segment at most (a larger message has one to itself): what one message that is not finished
@@ -160,7 +164,19 @@ impl Rows {
     }
 
     pub fn retained(&mut self, topic: &str, row: Option<RetainedRow>) {
-        self.retained.insert(topic.into(), row);
+        let cost = |row: &Option<RetainedRow>| {
+            RETAINED + topic.len() + row.as_ref().map_or(0, |row| row.message.len())
+        };
+        self.retained_bytes += cost(&row);
+        if let Some(former) = self.retained.insert(topic.into(), row) {
+            self.retained_bytes -= cost(&former);
+        }
+    }
+
+    /// Bytes of its retained messages, about: the rows of which there may be any number while the disk refuses
+    /// everything that has to be acknowledged.
+    pub fn retained_bytes(&self) -> usize {
+        self.retained_bytes
     }
 
     /// `reason`: `None` after PUBREL.
