@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::{
     Config, TlsVersion,
+    acme::provable,
     listener::collide,
     read::Findings,
     report::{Place, Wrong, join, quote},
@@ -16,6 +17,7 @@ use crate::{
 pub(crate) fn check(config: &Config, findings: &mut Findings) {
     tls_files(config, findings);
     ciphers_fit_version(config, findings);
+    acme(config, findings);
     packet_fits_budget(config, findings);
     bans_fit(config, findings);
     permits_fit_log(config, findings);
@@ -74,6 +76,48 @@ fn ciphers_fit_version(config: &Config, findings: &mut Findings) {
         _ => tls.min_version.show(),
     };
     blame(findings, &keys, value, wrong);
+}
+
+fn acme(config: &Config, findings: &mut Findings) {
+    let acme = &config.acme;
+    if let Err((key, wrong)) = provable(&acme.domains, acme.challenge, &acme.dns_hook) {
+        let keys = match key {
+            "domains" => ["acme.domains", "acme.challenge"],
+            _ => ["acme.challenge", "acme.domains"],
+        };
+        blame(findings, &keys, |_| None, wrong);
+    }
+    for (name, certificate) in &config.certificates {
+        let challenge = certificate.challenge.unwrap_or(acme.challenge);
+        if let Err((key, wrong)) = provable(&certificate.domains, challenge, &acme.dns_hook) {
+            let section = join("certificates", name);
+            let (domains, own) = (join(&section, "domains"), join(&section, "challenge"));
+            let keys = match key {
+                "domains" => [domains.as_str(), own.as_str(), "acme.challenge"],
+                _ => [own.as_str(), domains.as_str(), "acme.challenge"],
+            };
+            blame(findings, &keys, |_| None, wrong);
+        }
+    }
+    let (id, file) = (
+        &acme.external_account_key_id,
+        &acme.external_account_key_file,
+    );
+    if id.is_some() != file.is_some() {
+        let missing = match id {
+            Some(_) => "external_account_key_file",
+            None => "external_account_key_id",
+        };
+        let wrong = Wrong::new(
+            format!("is set without acme.{missing}"),
+            "set both, or neither if the CA asks for no external account",
+        );
+        let keys = [
+            "acme.external_account_key_id",
+            "acme.external_account_key_file",
+        ];
+        blame(findings, &keys, |_| None, wrong);
+    }
 }
 
 fn packet_fits_budget(config: &Config, findings: &mut Findings) {

@@ -6,6 +6,7 @@
 //! configuration file and nothing else: whether a certificate exists, a port is free or a
 //! directory is writable is for the gateway to find out.
 
+mod acme;
 mod bans;
 mod certificate;
 mod check;
@@ -26,6 +27,7 @@ mod visit;
 
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
+pub use acme::{Acme, Challenge, KeyType};
 pub use bans::Bans;
 pub use certificate::Certificate;
 pub use ciphers::{CipherSuite, Ciphers};
@@ -75,6 +77,7 @@ pub struct Config {
     /// By name. Default: `mqtts`, `wss`, `mqtt` on loopback, and `ws` without an address.
     pub listeners: BTreeMap<String, Listener>,
     pub tls: Tls,
+    pub acme: Acme,
     /// By name. Default none.
     pub certificates: BTreeMap<String, Certificate>,
     pub limits: Limits,
@@ -94,6 +97,7 @@ impl Default for Config {
             log: Log::default(),
             listeners: listener::defaults(),
             tls: Tls::default(),
+            acme: Acme::default(),
             certificates: BTreeMap::new(),
             limits: Limits::default(),
             bans: Bans::default(),
@@ -114,6 +118,7 @@ impl Section for Config {
             log,
             listeners,
             tls,
+            acme,
             certificates,
             limits,
             bans,
@@ -128,6 +133,7 @@ impl Section for Config {
         v.section("log", log);
         v.tables("listeners", listeners);
         v.section("tls", tls);
+        v.section("acme", acme);
         v.tables("certificates", certificates);
         v.section("limits", limits);
         v.section("bans", bans);

@@ -114,7 +114,7 @@ impl Section for Tls {
 
 /// Each name must fit into a certificate: an IP address, or a DNS name as in RFC 5280, 4.2.1.6,
 /// whose first label may be `*`.
-fn server_names_usable(names: &[String]) -> Result<(), Wrong> {
+pub(crate) fn server_names_usable(names: &[String]) -> Result<(), Wrong> {
     if names.len() > 100 {
         return Err(Wrong::new("has more than 100 names", "leave some out"));
     }

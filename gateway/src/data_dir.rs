@@ -503,6 +503,6 @@ mod tests {
         };
         assert_eq!((mode("secret.key"), mode("messages.db")), (0o600, 0o600));
         assert_eq!(mode("addresses.json"), 0o644);
-        assert_eq!(data.close_secrets().unwrap(), [PathBuf::new(); 0]);
+        assert!(data.close_secrets().unwrap().is_empty());
     }
 }

@@ -127,6 +127,14 @@ metrics! {
     handshakes: Gauge,
     /// TLS handshakes that failed or took too long.
     handshakes_failed: Counter,
+    /// Certificates renewed, those of the private CA included.
+    certificate_renewals: Counter,
+    /// Attempts to renew a certificate that failed.
+    certificate_renewals_failed: Counter,
+    /// Seconds until the next attempt to renew a certificate of the CA; 0 if none is to be renewed.
+    certificate_renewal_seconds: Gauge,
+    /// Challenges of the CA that were answered.
+    acme_challenges_answered: Counter,
     /// Seconds until the first of the server's certificates expires; 0 once one has.
     certificate_seconds_left: Gauge,
     /// Certificates that were read again because their files changed.

@@ -358,12 +358,63 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "\n[certificates.rsa]\n",
-        "postern.toml:2: certificates.rsa: names no files; set certificate and private_key",
+        "postern.toml:2: certificates.rsa: names neither files nor domains; \
+         set certificate and private_key, or domains",
     ),
     (
         "[certificates.default]\ncertificate = \"c\"\nprivate_key = \"k\"\n",
         "postern.toml:1: certificates.default: is the name of the certificate of [tls] or [acme]; \
          choose another name",
+    ),
+    (
+        "[acme]\ndomains = [\"*.example.org\"]\n",
+        "postern.toml:2: acme.domains = \"*.example.org\": is a wildcard, which only dns-01 can \
+         prove; set challenge = \"dns-01\" and acme.dns_hook, or list the names one by one",
+    ),
+    // C2
+    (
+        "[acme]\ndomains = \"192.0.2.1\"\nchallenge = \"dns-01\"\ndns_hook = \"/h\"\n",
+        "postern.toml:2: acme.domains = \"192.0.2.1\": is an IP address, which dns-01 cannot \
+         prove; use challenge = \"http-01\" or \"tls-alpn-01\"",
+    ),
+    (
+        "[acme]\ndomains = \"a.example\"\nchallenge = \"dns-01\"\n",
+        "postern.toml:3: acme.challenge: needs acme.dns_hook; \
+         name the program that sets the DNS records in acme.dns_hook",
+    ),
+    (
+        "[acme]\ndomains = [\"a.example\", \"A.example\"]\n",
+        "postern.toml:2: acme.domains = \"A.example\": is there twice; leave one out",
+    ),
+    (
+        "[acme]\ncontact = \"ann\"\n",
+        "postern.toml:2: acme.contact = \"ann\": is not a mail address; \
+         write an address such as \"ann@example.org\"",
+    ),
+    (
+        "[acme]\ndirectory = \"http://ca.example/\"\n",
+        "postern.toml:2: acme.directory = \"http://ca.example/\": is not the URL of an ACME directory; \
+         write one that begins with https://, such as \"https://acme-v02.api.letsencrypt.org/directory\"",
+    ),
+    (
+        "[acme]\ndns_hook = [\"hook\"]\n",
+        "postern.toml:2: acme.dns_hook = \"hook\": is not an absolute path; \
+         write the whole path of the program, such as \"/etc/postern/dns-hook\"",
+    ),
+    (
+        "[acme]\nexternal_account_key_id = \"k\"\n",
+        "postern.toml:2: acme.external_account_key_id: is set without \
+         acme.external_account_key_file; set both, or neither if the CA asks for no external account",
+    ),
+    (
+        "[certificates.rsa]\ndomains = \"*.example.org\"\n",
+        "postern.toml:2: certificates.rsa.domains = \"*.example.org\": is a wildcard, which only \
+         dns-01 can prove; set challenge = \"dns-01\" and acme.dns_hook, or list the names one by one",
+    ),
+    (
+        "[certificates.rsa]\ncertificate = \"c\"\nprivate_key = \"k\"\nreuse_key = true\n",
+        "postern.toml:4: certificates.rsa.reuse_key: is for certificates that the gateway gets itself; \
+         remove it, or set domains instead of certificate and private_key",
     ),
     (
         "[certificates.RSA]\ncertificate = \"c\"\nprivate_key = \"k\"\n",

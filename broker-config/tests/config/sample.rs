@@ -47,6 +47,10 @@ fn the_sample_with_every_key_uncommented_is_the_default_configuration() {
     assert!(config.runtime_dir.take().is_some());
     assert!(config.tls.certificate.take().is_some());
     assert!(config.tls.private_key.take().is_some());
+    assert!(config.acme.directory_root.take().is_some());
+    assert!(config.acme.profile.take().is_some());
+    assert!(config.acme.external_account_key_id.take().is_some());
+    assert!(config.acme.external_account_key_file.take().is_some());
     assert_eq!(config, Config::default());
 }
 

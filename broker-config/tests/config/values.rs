@@ -54,6 +54,33 @@ session_cache = 0
 [certificates.rsa]
 certificate = "r.pem"
 private_key = "r.key"
+[certificates.lan]
+domains = "192.0.2.9"
+challenge = "tls-alpn-01"
+profile = "shortlived"
+reuse_key = true
+key_type = "ecdsa-p384"
+max_chain_bytes = "3KiB"
+max_chain_depth = 3
+[acme]
+domains = ["*.example.org", "example.org"]
+contact = "ann@example.org"
+directory = "https://ca.example:14000/dir"
+directory_root = "r.pem"
+challenge = "dns-01"
+http_bind = "127.0.0.1:5002"
+max_http_connections = 5
+dns_hook = ["/etc/postern/hook", "--zone"]
+dns_hook_timeout = "5s"
+dns_propagation = "10s"
+profile = "tlsserver"
+reuse_key = false
+key_type = "rsa-2048"
+max_chain_bytes = "4KiB"
+max_chain_depth = 2
+external_account_key_id = "kid"
+external_account_key_file = "mac"
+resolvers = "127.0.0.1:5353"
 [limits]
 max_connections = 1
 max_connections_per_address = 2

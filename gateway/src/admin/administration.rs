@@ -22,6 +22,7 @@ use crate::auth::{
 };
 use crate::listen::Door;
 use crate::store::{Accounts, Credential, NewRule, Snapshot, StoreError, StoredRule};
+use crate::tls::acme::{Renewals, Request};
 
 /// Accounts and policy of one data directory: the database, and what of it is in force in memory.
 pub struct Administration {
@@ -187,6 +188,21 @@ impl Administration {
             Command::Health => self.health().await,
             Command::ListCertificates => self.at_desk(|desk| Ok(desk.list())).await,
             Command::ShowCertificate { name } => self.at_desk(move |desk| desk.show(&name)).await,
+            Command::RenewCertificate { name, force } => {
+                let request = match force {
+                    true => Request::Force,
+                    false => Request::IfDue,
+                };
+                self.renew(&name, request).await
+            }
+            Command::AcceptCertificate { name } => self.renew(&name, Request::AcceptChain).await,
+            Command::PreflightCertificate { name } => {
+                let found = self.renewals()?.preflight(&name).await;
+                let found = found.map_err(AdminError::Refused)?;
+                Ok(Answer::Findings {
+                    findings: found.findings,
+                })
+            }
             Command::RollBackCertificate { name } => {
                 let _turn = self.turn().await?;
                 self.at_desk(move |desk| desk.roll_back(&name)).await
@@ -243,6 +259,24 @@ impl Administration {
             problems.extend(desk.problems(SystemTime::now()));
         }
         Ok(Answer::Health { problems })
+    }
+
+    async fn renew(&self, name: &str, request: Request) -> Result<Answer, AdminError> {
+        let message = self.renewals()?.request(name, request).await;
+        Ok(Answer::Done {
+            message: message.map_err(AdminError::Refused)?,
+            warnings: Vec::new(),
+        })
+    }
+
+    fn renewals(&self) -> Result<Arc<Renewals>, AdminError> {
+        let desk = self.certificates.get();
+        desk.and_then(|desk| desk.renewals()).ok_or_else(|| {
+            AdminError::Refused(
+                "no gateway runs here, and only a running one gets certificates: start it"
+                    .to_owned(),
+            )
+        })
     }
 
     /// Certificates are files: what is done with them is no work for an async worker.
@@ -344,7 +378,7 @@ impl Administration {
             0 => format!("user {name} removed"),
             _ => format!("user {name} removed, and {rules} rules that were for it"),
         };
-        Ok(done(message, None, Vec::new()))
+        Ok(done(message, None, self.certificates_left(name).await))
     }
 
     async fn add_rule(&self, rule: Rule) -> Result<Answer, AdminError> {

@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{AdminError, FirstAccount};
 use crate::auth::SecretKey;
 use crate::store::{Accounts, messages::Messages};
-use crate::tls::CertificateStore;
+use crate::tls::{CertificateStore, acme};
 
 /// A file of the data directory that must survive. What is not listed is made anew by the next start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,18 +67,22 @@ impl Part {
     /// A part by its name, whether there is such a file or not; nothing for a name that is none.
     pub fn named(name: &str) -> Option<Part> {
         let fixed = Part::ALL.iter().find(|part| part.name == name);
-        let certificate = || CertificateStore::is_file(name).then(|| Part::certificate(name));
-        fixed.cloned().or_else(certificate)
+        let secret = CertificateStore::is_file(name) || acme::is_account_file(name);
+        fixed
+            .cloned()
+            .or_else(|| secret.then(|| Part::secret(name)))
     }
 
-    /// All parts that this data directory may have: the fixed ones, and its certificates.
+    /// All parts that this data directory may have: the fixed ones, its certificates, its accounts at CAs.
     pub fn all_in(directory: &Path) -> Result<Vec<Part>, AdminError> {
         let certificates = CertificateStore::new(directory).files()?;
-        let certificates = certificates.iter().map(|name| Part::certificate(name));
-        Ok(Part::ALL.iter().cloned().chain(certificates).collect())
+        let accounts = acme::account_files(directory)?;
+        let secrets = certificates.iter().chain(&accounts);
+        let secrets = secrets.map(|name| Part::secret(name));
+        Ok(Part::ALL.iter().cloned().chain(secrets).collect())
     }
 
-    fn certificate(name: &str) -> Part {
+    fn secret(name: &str) -> Part {
         Part {
             name: Cow::Owned(name.to_owned()),
             mode: 0o600,
@@ -261,6 +265,9 @@ mod tests {
         fs::create_dir_all(path.join("certificates/main")).unwrap();
         fs::write(path.join("certificates/main/pair.pem"), "pair").unwrap();
         fs::write(path.join("certificates/main/half.new"), "no part").unwrap();
+        fs::create_dir(path.join("acme")).unwrap();
+        fs::write(path.join("acme/account-0123abcd.json"), "account").unwrap();
+        fs::write(path.join("acme/main.json"), "no part").unwrap();
         let backup = admin.backup().await.unwrap();
         let names: Vec<_> = backup.parts().iter().map(|part| &*part.name).collect();
         let expected = [
@@ -268,6 +275,7 @@ mod tests {
             SecretKey::FILE,
             "tls/ca.pem",
             "certificates/main/pair.pem",
+            "acme/account-0123abcd.json",
         ];
         assert_eq!(names, expected);
         let mode = |name: &str| fs::metadata(path.join(name)).unwrap().permissions().mode();

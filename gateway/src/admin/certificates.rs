@@ -8,12 +8,14 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::{AdminError, Answer};
+use crate::tls::acme::Renewals;
 use crate::tls::{Certificate, CertificateStore, Certificates, ChainLink, Pins, unix_seconds};
 
 /// The certificates of one gateway: those that it serves, and those that it keeps.
 pub struct CertificateDesk {
     certificates: Arc<Certificates>,
     store: CertificateStore,
+    renewals: Option<Arc<Renewals>>,
 }
 
 /// A slot, as it is listed.
@@ -25,6 +27,8 @@ pub struct CertificateLine {
     pub certificate: Option<CertificateFacts>,
     /// Whether there is a previous certificate to go back to.
     pub previous: bool,
+    /// When the gateway renews it next, if it does: seconds since 1970.
+    pub renewal: Option<i64>,
     pub problem: Option<String>,
 }
 
@@ -82,19 +86,37 @@ impl CertificateDesk {
         Self {
             certificates,
             store,
+            renewals: None,
         }
+    }
+
+    /// The same, of a gateway that runs and renews.
+    pub fn with_renewals(mut self, renewals: Arc<Renewals>) -> Self {
+        self.renewals = Some(renewals);
+        self
+    }
+
+    /// What renews, if anything does.
+    pub(super) fn renewals(&self) -> Option<Arc<Renewals>> {
+        self.renewals.clone()
     }
 
     /// All slots. Does file I/O, as everything here.
     pub(super) fn list(&self) -> Answer {
         let (served, problems) = (self.certificates.slots(), self.certificates.problems());
-        let names: BTreeSet<&String> = served.keys().chain(problems.keys()).collect();
+        let renewals = self.renewals.as_ref().map(|renewals| renewals.statuses());
+        let renewals = renewals.unwrap_or_default();
+        let names: BTreeSet<&String> = (served.keys())
+            .chain(problems.keys())
+            .chain(renewals.keys())
+            .collect();
         let certificates = names
             .into_iter()
             .map(|name| CertificateLine {
                 name: name.clone(),
                 certificate: served.get(name).map(|certificate| facts(certificate)),
                 previous: self.has_previous(name),
+                renewal: renewals.get(name).and_then(|status| status.next),
                 problem: problems.get(name).cloned(),
             })
             .collect();

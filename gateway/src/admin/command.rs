@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CertificateDetails, CertificateLine, PartLine};
 use crate::acl::{Action, Effect, Explanation};
+use crate::tls::acme::Finding;
 
 /// What the operator asks for. One JSON object on the control socket.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,6 +79,19 @@ pub enum Command {
     Health,
     ListCertificates,
     ShowCertificate {
+        name: String,
+    },
+    /// Renew a certificate of the CA, if it is due or `force`.
+    RenewCertificate {
+        name: String,
+        force: bool,
+    },
+    /// Put the renewed certificate in force that waits because of its long chain.
+    AcceptCertificate {
+        name: String,
+    },
+    /// What can be seen before a certificate is ordered.
+    PreflightCertificate {
         name: String,
     },
     /// Serve the previous certificate again.
@@ -254,6 +268,10 @@ pub enum Answer {
         list: String,
         path: String,
     },
+    /// What was seen before an order, each with how bad it is.
+    Findings {
+        findings: Vec<Finding>,
+    },
     /// The parts of a backup. Their contents follow, one after the other, without anything between them.
     Backup {
         parts: Vec<PartLine>,
@@ -367,6 +385,13 @@ impl Command {
                 format!("add the rule {effect} {action} {filter:?} for {who:?}")
             }
             Command::RemoveRule { id } => format!("remove rule {id}"),
+            Command::RenewCertificate { name, force } => match force {
+                true => format!("renew the certificate {name:?}, due or not"),
+                false => format!("renew the certificate {name:?} if it is due"),
+            },
+            Command::AcceptCertificate { name } => {
+                format!("accept the long chain of the certificate {name:?}")
+            }
             Command::RollBackCertificate { name } => {
                 format!("go back to the previous certificate of {name:?}")
             }
@@ -391,6 +416,7 @@ impl Command {
             Command::LiftBans { network } => format!("lift the bans of {network:?}"),
             Command::ListBans
             | Command::ListCertificates
+            | Command::PreflightCertificate { .. }
             | Command::ShowCertificate { .. }
             | Command::ListUsers { .. }
             | Command::ListRules { .. }
@@ -429,6 +455,33 @@ mod tests {
             warnings: Vec::new(),
         };
         assert!(!format!("{answer:?}").contains("pst_1"));
+    }
+
+    // N3: members of the group may let devices in, and not pass for the gateway.
+    #[test]
+    fn only_a_server_certificate_needs_trust_with_keys() {
+        for (kind, needed) in [
+            (CertificateKind::Server, true),
+            (CertificateKind::Device, false),
+        ] {
+            let command = Command::IssueCertificate {
+                kind,
+                name: "a".to_owned(),
+                names: Vec::new(),
+                days: None,
+                request: String::new(),
+            };
+            assert_eq!(command.needs_trust_with_keys(), needed);
+            assert!(
+                command
+                    .audit()
+                    .is_some_and(|text| text.contains(kind.as_str()))
+            );
+        }
+        for reason in RevocationReason::ALL {
+            assert_eq!(RevocationReason::of(reason.1), reason.0);
+            assert_eq!(reason.0.code(), reason.1);
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use hashbrown::HashMap;
 use tempfile::TempDir;
 
 use super::{Authenticator, Credentials, Refusal, Settings};
-use crate::auth::{SecretKey, Users, generate_secret};
+use crate::auth::{Certificate, Principal, SecretKey, Users, generate_secret};
 use crate::mqtt::ReasonCode;
 use crate::store::{Credential, User};
 
@@ -286,4 +287,139 @@ async fn a_principal_is_current_until_its_account_changes() {
     assert!(!world.login.is_current(&principal));
     world.users.replace(HashMap::new());
     assert!(!world.login.is_current(&principal));
+}
+
+fn certificate(realm: &str, name: Option<&str>, suffices: bool) -> Arc<Certificate> {
+    Arc::new(Certificate {
+        realm: realm.into(),
+        name: name.map(Into::into),
+        role: "device".into(),
+        suffices,
+        listener: "mqtts".into(),
+        fingerprint: [1; 32],
+        not_after: SystemTime::now() + Duration::from_secs(3600),
+        chain: Box::default(),
+    })
+}
+
+impl World {
+    async fn present(
+        &self,
+        certificate: &Arc<Certificate>,
+        user: Option<(&str, &str)>,
+    ) -> Result<Principal, Refusal> {
+        let credentials = Credentials {
+            username: user.map(|(name, _)| name),
+            password: user.map(|(_, password)| password.as_bytes()),
+            certificate: Some(certificate),
+        };
+        self.login.authenticate(credentials, None).await
+    }
+}
+
+// I2: the certificate is the one method; no password is tried instead of it.
+#[tokio::test]
+async fn a_certificate_alone_suffices_and_a_name_beside_it_must_be_the_same() {
+    let world = World::new(Settings::default());
+    let secret = generate_secret().unwrap();
+    world.put("ann", world.login.hash_secret("ann", &secret), false);
+    let lamp = certificate("local", Some("lamp"), true);
+    let principal = world.present(&lamp, None).await.unwrap();
+    assert_eq!(principal.to_string(), "local:lamp");
+    assert_eq!(principal.roles[..], ["device".into()]);
+    assert_eq!(principal.device.as_deref(), Some("lamp"));
+    assert_eq!(principal.expires_at, Some(lamp.not_after));
+    assert!(world.login.is_current(&principal));
+
+    let same = world.present(&lamp, Some(("lamp", "wrong"))).await.unwrap();
+    assert!(same.is_same(&principal));
+    let other = world.present(&lamp, Some(("ann", &secret))).await;
+    assert_eq!(other.unwrap_err(), Refusal::OtherName);
+    for unusable in ["", "a\nb", " a"] {
+        let odd = certificate("local", Some(unusable), true);
+        let refused = world.present(&odd, None).await;
+        assert_eq!(refused.unwrap_err(), Refusal::OtherName, "{unusable:?}");
+    }
+    let nobody = certificate("local", None, true);
+    let refused = world.present(&nobody, None).await;
+    assert_eq!(refused.unwrap_err(), Refusal::NotAuthorized);
+    assert_eq!(world.login.hashes(), 0);
+}
+
+// I1
+#[tokio::test]
+async fn only_the_local_realm_knows_our_accounts() {
+    let world = World::new(Settings::default());
+    world.put_chosen("ann", "correct horse").await;
+    let own = certificate("local", Some("ann"), true);
+    let principal = world.present(&own, None).await.unwrap();
+    assert_eq!(principal.roles[..], ["staff".into()]);
+    assert_eq!(principal.device, None);
+
+    let foreign = certificate("factory", Some("ann"), true);
+    let stranger = world.present(&foreign, None).await.unwrap();
+    assert_eq!(stranger.to_string(), "factory:ann");
+    assert_eq!(stranger.roles[..], ["device".into()]);
+    assert!(!stranger.is_same(&principal));
+
+    let users = world.users.all();
+    let credential = users["ann"].credential.clone();
+    world.put("ann", credential, true);
+    assert_eq!(
+        world.present(&own, None).await.unwrap_err(),
+        Refusal::Banned
+    );
+    assert!(!world.login.is_current(&principal));
+    assert!(world.login.is_current(&stranger));
+}
+
+// I2: require = "both"
+#[tokio::test]
+async fn where_both_are_required_they_must_be_of_the_same_one() {
+    let world = World::new(Settings {
+        allow_anonymous: true,
+        ..Settings::default()
+    });
+    for name in ["ann", "bob"] {
+        world.put_chosen(name, "correct horse").await;
+    }
+    let ann = certificate("factory", Some("ann"), false);
+    let both = world.present(&ann, Some(("ann", "correct horse"))).await;
+    let principal = both.unwrap();
+    assert_eq!(principal.to_string(), "local:ann", "the password says who");
+    assert_eq!(principal.certificate.as_ref(), Some(&ann));
+    for (user, refusal) in [
+        (Some(("ann", "wrong")), Refusal::BadCredentials),
+        (Some(("bob", "correct horse")), Refusal::OtherName),
+        // Not even where nobody needs a password.
+        (None, Refusal::NotAuthorized),
+    ] {
+        assert_eq!(world.present(&ann, user).await.unwrap_err(), refusal);
+    }
+    let nameless = certificate("factory", None, false);
+    let bob = world
+        .present(&nameless, Some(("bob", "correct horse")))
+        .await;
+    assert_eq!(bob.unwrap().to_string(), "local:bob");
+}
+
+#[tokio::test]
+async fn a_device_without_an_account_is_still_known_after_a_restart_and_a_removed_user_is_not() {
+    let world = World::new(Settings::default());
+    world.put_chosen("ann", "correct horse").await;
+    let of = async |name| {
+        let certificate = certificate("local", Some(name), true);
+        world.present(&certificate, None).await.unwrap()
+    };
+    let (lamp, ann) = (of("lamp").await, of("ann").await);
+    world.users.replace(HashMap::new());
+    assert_eq!(
+        world.login.renew(lamp).unwrap().roles[..],
+        ["device".into()]
+    );
+    assert!(
+        !world.login.is_current(&ann),
+        "its roles went with its account"
+    );
+    assert!(world.login.renew(ann).is_none());
 }

@@ -9,9 +9,12 @@ use broker_config::Config;
 use clap::Subcommand;
 
 use super::{CliError, Reach, output, settings::SettingsArgs};
-use crate::admin::{Answer, CertificateDetails, CertificateFacts, CertificateLine, Command, date};
+use crate::admin::{
+    AdminError, Answer, CertificateDetails, CertificateFacts, CertificateLine, Command, date,
+};
 use crate::data_dir::DataDir;
 use crate::supervise;
+use crate::tls::acme::{Finding, Severity};
 use crate::tls::unix_seconds;
 
 #[derive(Debug, clap::Args)]
@@ -39,6 +42,24 @@ enum Verb {
     },
     /// Serve the previous certificate again; a second time undoes it
     Rollback { name: String },
+    /// Have the running gateway get a new certificate now, if it is due or the last attempt failed
+    Renew {
+        /// As `postern cert status` lists it
+        #[arg(default_value = supervise::ACME_SLOT)]
+        name: String,
+        /// Due or not, and whatever `postern cert preflight` says
+        #[arg(long)]
+        force: bool,
+        /// Put the renewed certificate in force that waits because its chain is too long
+        #[arg(long, conflicts_with = "force")]
+        accept_chain: bool,
+    },
+    /// Look for what would make an order fail: name, port, clock, CAA record, CA
+    Preflight {
+        /// The certificate; without it the one of [acme]
+        #[arg(default_value = supervise::ACME_SLOT)]
+        name: String,
+    },
 }
 
 impl Args {
@@ -61,6 +82,16 @@ impl Args {
             Verb::Status { .. } => Command::ListCertificates,
             Verb::Show { name, .. } => Command::ShowCertificate { name: name.clone() },
             Verb::Rollback { name } => Command::RollBackCertificate { name: name.clone() },
+            Verb::Renew {
+                name,
+                accept_chain: true,
+                ..
+            } => Command::AcceptCertificate { name: name.clone() },
+            Verb::Renew { name, force, .. } => Command::RenewCertificate {
+                name: name.clone(),
+                force: *force,
+            },
+            Verb::Preflight { name } => return preflight(config, dir, name, out).await,
         };
         match (ask(config, dir, command).await?, self.verb) {
             (Answer::Certificates { certificates }, Verb::Status { json: true }) => {
@@ -87,6 +118,38 @@ async fn ask(config: &Config, dir: &DataDir, command: Command) -> Result<Answer,
     answer
 }
 
+/// By the running gateway, which holds the ports; else here.
+async fn preflight(
+    config: &Config,
+    dir: &DataDir,
+    name: &str,
+    out: &mut impl Write,
+) -> Result<ExitCode, CliError> {
+    let findings = match Reach::running(dir).await? {
+        Some(mut client) => {
+            let name = name.to_owned();
+            match client
+                .execute(&Command::PreflightCertificate { name })
+                .await?
+            {
+                Answer::Findings { findings } => findings,
+                other => return Err(CliError::Version(format!("{other:?}"))),
+            }
+        }
+        None => supervise::preflight(config, name)
+            .await
+            .map_err(AdminError::Refused)?,
+    };
+    for finding in &findings {
+        writeln!(out, "{finding}")?;
+    }
+    let fails = |finding: &Finding| finding.severity == Severity::Problem;
+    match findings.iter().any(fails) {
+        true => Ok(ExitCode::FAILURE),
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
 fn status(lines: &[CertificateLine], out: &mut impl Write) -> Result<ExitCode, CliError> {
     let head = [
         "NAME",
@@ -95,6 +158,7 @@ fn status(lines: &[CertificateLine], out: &mut impl Write) -> Result<ExitCode, C
         "DAYS LEFT",
         "KEY",
         "CHAIN",
+        "RENEWAL",
         "SOURCE",
     ];
     let rows = lines.iter().map(|line| match &line.certificate {
@@ -105,10 +169,11 @@ fn status(lines: &[CertificateLine], out: &mut impl Write) -> Result<ExitCode, C
             days_left(facts.not_after),
             facts.key.clone(),
             format!("{} ({} bytes)", facts.depth, facts.chain_bytes),
+            line.renewal.map_or("-".to_owned(), date),
             source(facts),
         ],
         None => {
-            let mut row = ["-"; 7].map(str::to_owned);
+            let mut row = ["-"; 8].map(str::to_owned);
             row[0].clone_from(&line.name);
             row
         }

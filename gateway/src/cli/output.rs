@@ -29,6 +29,7 @@ pub(super) fn done(answer: Answer, out: &mut impl Write) -> Result<ExitCode, Cli
         | Answer::Issued { .. }
         | Answer::IssuedCertificates { .. }
         | Answer::RevocationList { .. }
+        | Answer::Findings { .. }
         | Answer::Backup { .. } => {
             return Ok(ExitCode::SUCCESS);
         }

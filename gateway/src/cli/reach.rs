@@ -46,6 +46,11 @@ impl Reach {
         Self::open_within(dir, PATIENCE).await
     }
 
+    /// The running gateway of this directory, if there is one; nothing is held or made.
+    pub async fn running(dir: &DataDir) -> Result<Option<ControlClient>, CliError> {
+        try_service(dir).await
+    }
+
     /// Waits at most this long for a holder of the lock to answer or to leave.
     pub async fn open_within(dir: &DataDir, patience: Duration) -> Result<Reach, CliError> {
         let deadline = Instant::now() + patience;

@@ -14,10 +14,12 @@ use crate::{
 pub struct Presented {
     pub certificate: Arc<Certificate>,
     trust: Arc<ClientTrust>,
+    /// Of the trust, from before it was asked.
+    generation: u64,
 }
 
 impl Presented {
-    pub fn new((trust, client): (Arc<ClientTrust>, ClientCertificate)) -> Presented {
+    pub fn new(trust: &Arc<ClientTrust>, generation: u64, client: ClientCertificate) -> Presented {
         let settings = trust.settings();
         let certificate = Certificate {
             realm: client.realm,
@@ -31,15 +33,18 @@ impl Presented {
         };
         Presented {
             certificate: Arc::new(certificate),
-            trust,
+            trust: trust.clone(),
+            generation,
         }
     }
 
     /// Whether it still is. To be asked once more when its session is where a revocation would reach it: one that came
     /// between the handshake and that moment reaches nobody else.
     pub fn is_good(&self) -> bool {
-        self.trust
-            .identify(&self.certificate.chain, UnixTime::now())
-            .is_ok()
+        self.generation == self.trust.generation()
+            || self
+                .trust
+                .identify(&self.certificate.chain, UnixTime::now())
+                .is_ok()
     }
 }

@@ -33,7 +33,7 @@ use super::{
     proxy::{self, ProxyError},
     websocket::{self, WsError, WsSettings, WsStream},
 };
-use crate::tls::TlsAcceptor;
+use crate::tls::{TlsAcceptor, is_challenge};
 
 /// What a listener does with the bytes of a connection before MQTT begins.
 pub struct Wrapping {
@@ -49,28 +49,29 @@ pub struct Wrapping {
 
 /// Binds one address, IPv6 ones for IPv4 too where the address is unspecified (N3).
 pub fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, ListenError> {
-    let listen = || -> io::Result<TcpListener> {
-        let domain = if address.is_ipv6() {
-            socket2::Domain::IPV6
-        } else {
-            socket2::Domain::IPV4
-        };
-        let socket =
-            socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(!address.ip().is_unspecified())?;
-        }
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
-    };
-    listen().map_err(|cause| ListenError::Bind {
+    listen(address).map_err(|cause| ListenError::Bind {
         name: name.to_owned(),
         address,
         cause,
     })
+}
+
+/// [`bind`] for what is no listener of the configuration.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = if address.is_ipv6() {
+        socket2::Domain::IPV6
+    } else {
+        socket2::Domain::IPV4
+    };
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// Connections that the kernel may hold for us; it caps this by `net.core.somaxconn`.
@@ -294,6 +295,11 @@ impl Guest {
                 }
                 return Some(Box::pin(stream));
             }
+            Ok(Err(Unfinished::Failed(error))) if is_challenge(&error) => {
+                // No failure, whatever came of it (N1).
+                tracing::debug!(peer = %self.peer, %error);
+                return None;
+            }
             Ok(Err(unfinished)) => unfinished,
             Err(_) => Unfinished::Late,
         };
@@ -339,6 +345,7 @@ impl Guest {
         stream: &crate::tls::TlsStream<TcpStream>,
         acceptor: &TlsAcceptor,
     ) -> Result<Option<Presented>, ()> {
+        let generation = acceptor.trust().map_or(0, |trust| trust.generation());
         let client = acceptor.client(stream).map_err(|error| {
             let metrics = &self.context.metrics;
             metrics.client_certificates_refused.add(1);
@@ -347,7 +354,8 @@ impl Guest {
             door.failed(self.peer.ip());
             door.complain(self.peer, &self.wrapping.name, &error);
         })?;
-        Ok(client.map(Presented::new))
+        let presented = acceptor.trust().zip(client);
+        Ok(presented.map(|(trust, client)| Presented::new(trust, generation, client)))
     }
 
     /// From the first byte to MQTT: what comes next, unless nothing does. `alpn` is what the TLS handshake agreed on.
@@ -372,13 +380,9 @@ impl Guest {
                     return None;
                 }
                 Err(_) => {
-                    let door = &self.context.door;
-                    door.failed(peer.ip());
-                    door.complain(
-                        peer,
-                        &self.wrapping.name,
-                        &format!("no byte within {time:?}"),
-                    );
+                    let late = Rejected::Deadline(time);
+                    self.context.door.failed(peer.ip());
+                    self.context.door.complain(peer, &self.wrapping.name, &late);
                     return None;
                 }
             },

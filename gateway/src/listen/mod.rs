@@ -12,6 +12,8 @@ mod driver;
 mod farewell;
 mod greeting;
 mod handshakes;
+mod holder;
+pub mod http01;
 pub mod lag;
 pub mod listener;
 mod opening;
@@ -31,6 +33,7 @@ pub use budget::Admissions;
 pub use door::Door;
 pub use farewell::Farewells;
 pub use handshakes::Handshakes;
+pub use holder::holder_of;
 pub use turns::Turns;
 
 use crate::{

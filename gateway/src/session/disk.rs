@@ -98,6 +98,13 @@ impl Session {
         told.await.unwrap_or(false)
     }
 
+    /// Brings to disk what has changed, with a transaction of its own if need be.
+    pub(super) fn save_soon(self: &Arc<Self>) {
+        self.change(Urgency::Now, |mailbox| {
+            mailbox.ledger.touch();
+        });
+    }
+
     /// Brings to disk, without hurry, what has changed.
     pub(super) fn save_later(self: &Arc<Self>) {
         self.change(Urgency::Later, |_| ());

@@ -94,7 +94,7 @@ impl Registry {
                 !rest.attached && !rest.ended && rest.forget_will()
             };
             if forgotten {
-                session.save_later();
+                session.save_soon();
             }
             ended += usize::from(session.notify(Notice::CertificateRevoked));
         }

@@ -5,13 +5,14 @@ mod certificates;
 mod client_certificates;
 pub mod logging;
 mod reload;
+mod renewal;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -49,6 +50,7 @@ use crate::{
     tls::{
         Alpn, CertificateFiles, CertificateStore, Certificates, ClientTrust, ClientTrusts,
         MinVersion, PrivateCa, ServerConfigs, ServerTlsSettings, TlsAcceptor, TlsError,
+        acme::{Challenges, Renewals},
         cipher_suites,
     },
 };
@@ -58,6 +60,7 @@ use certificates::Served;
 pub use addresses::Addresses;
 pub use certificates::certificates_at_rest;
 pub use reload::ReloadError;
+pub use renewal::{ACME_SLOT, preflight};
 
 /// A running gateway.
 pub struct Gateway {
@@ -68,6 +71,7 @@ pub struct Gateway {
     certificates: Arc<Certificates>,
     certificate_files: Arc<CertificateFiles>,
     trusts: Arc<ClientTrusts>,
+    renewals: Arc<Renewals>,
     private_ca: Option<Arc<PrivateCa>>,
     first_account: Option<FirstAccount>,
     addresses: Addresses,
@@ -119,17 +123,20 @@ impl Gateway {
         // Ports first: of all that may fail, this is what fails most.
         let sockets = bind_all(&config)?;
         let addresses = Addresses::of(&sockets);
-        let Served {
-            certificates,
-            files,
-            private_ca,
-        } = certificates::open(&config, directory.path()).await?;
+        let served = certificates::open(&config, directory.path()).await?;
 
         let administration = Administration::open(directory.path(), auth_settings(&config)).await?;
         let first_account = FirstAccount::ensure(&administration, directory.path()).await?;
 
         let metrics = Arc::new(Metrics::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
+        let (renewals, challenges) =
+            renewal::prepare(&config, directory.path(), &served, &addresses, &metrics).await?;
+        let Served {
+            certificates,
+            files,
+            private_ca,
+        } = served;
         let mut engine = JoinSet::new();
         let (messages, _) = Messages::open(directory.path(), durability(&config.load())).await?;
         let (registry, store, writer) =
@@ -158,21 +165,19 @@ impl Gateway {
             farewells: Farewells::default(),
             metrics,
         });
-        administration.attach_certificates(Arc::new(CertificateDesk::new(
+        let desk = CertificateDesk::new(
             certificates.clone(),
             CertificateStore::new(directory.path()),
-        )));
+        );
+        administration.attach_certificates(Arc::new(desk.with_renewals(renewals.clone())));
         engine.spawn(certificates::watch(
             certificates.clone(),
             files.clone(),
             config.clone(),
             context.metrics.clone(),
         ));
-        engine.spawn(housekeeping(
-            context.clone(),
-            private_ca.clone(),
-            certificates.clone(),
-        ));
+        engine.spawn(housekeeping(context.clone()));
+        engine.spawn(renewals.clone().run());
 
         let (stop, stopped) = watch::channel(false);
         let mut doors = JoinSet::new();
@@ -190,7 +195,7 @@ impl Gateway {
         open_doors(
             sockets,
             &config.load(),
-            &certificates,
+            (&certificates, &challenges),
             &trusts,
             &context,
             &stopped,
@@ -205,6 +210,7 @@ impl Gateway {
             certificates,
             certificate_files: files,
             trusts,
+            renewals,
             private_ca,
             first_account,
             addresses,
@@ -423,7 +429,7 @@ fn durability(config: &Config) -> Durability {
 fn open_doors(
     sockets: Sockets,
     config: &Config,
-    certificates: &Arc<Certificates>,
+    (certificates, challenges): (&Arc<Certificates>, &Arc<Challenges>),
     trusts: &ClientTrusts,
     context: &Arc<Context>,
     stopped: &watch::Receiver<bool>,
@@ -436,7 +442,8 @@ fn open_doors(
         // One set of TLS configurations for each listener, never shared (C1).
         let tls = if settings.tls {
             let clients = trusts.of(&name);
-            Some(acceptor(config, settings, certificates, clients, context)?)
+            let acceptor = acceptor(config, settings, certificates, clients, context)?;
+            Some(acceptor.with_challenges(challenges.clone()))
         } else {
             None
         };
@@ -499,30 +506,11 @@ fn auth_settings(config: &Config) -> auth::Settings {
     }
 }
 
-/// What is looked after while everything runs: memory every second (N4), the own certificate every hour (C4).
-async fn housekeeping(
-    context: Arc<Context>,
-    ca: Option<Arc<PrivateCa>>,
-    certificates: Arc<Certificates>,
-) {
-    let mut looked = Instant::now();
+/// What is looked after while everything runs: memory every second (N4).
+async fn housekeeping(context: Arc<Context>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         context.registry.relieve();
         context.door.tidy_up();
-        if looked.elapsed() < Duration::from_secs(3600) {
-            continue;
-        }
-        looked = Instant::now();
-        let Some(ca) = ca.clone() else { continue };
-        let certificates = certificates.clone();
-        let renewed =
-            tokio::task::spawn_blocking(move || match ca.renew_if_due(SystemTime::now())? {
-                Some(_) => certificates.reload(&ca.source()).map(|_| ()),
-                None => Ok(()),
-            });
-        if let Ok(Err(error)) = renewed.await {
-            tracing::error!(%error, "the server certificate was not renewed; the present one stays");
-        }
     }
 }

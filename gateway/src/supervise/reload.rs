@@ -35,6 +35,8 @@ impl Gateway {
         new.auth.password_queue = old.auth.password_queue;
         new.auth.password_cache = old.auth.password_cache;
         new.log.format = old.log.format;
+        new.acme.http_bind = old.acme.http_bind.clone();
+        new.acme.max_http_connections = old.acme.max_http_connections;
         new.tls.min_version = old.tls.min_version;
         new.tls.ciphers = old.tls.ciphers.clone();
         new.tls.session_lifetime = old.tls.session_lifetime;
@@ -54,6 +56,7 @@ impl Gateway {
             tokio::spawn(async move { end_certificates(&registry, &trusts).await });
         }
         self.config.store(new.into());
+        self.renewals.wake();
         Ok(waiting)
     }
 

@@ -13,6 +13,7 @@ use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
+use super::acme::{self, Challenges};
 use super::{
     ClientCertificate, ClientCertificateError, ClientTrust, ServerConfigs, client_hello_facts,
 };
@@ -26,6 +27,7 @@ pub struct TlsAcceptor {
     configs: Arc<ServerConfigs>,
     local: Option<IpAddr>,
     clients: Option<Arc<ClientTrust>>,
+    challenges: Option<Arc<Challenges>>,
 }
 
 impl TlsAcceptor {
@@ -35,7 +37,14 @@ impl TlsAcceptor {
             configs,
             local: None,
             clients: None,
+            challenges: None,
         }
+    }
+
+    /// The same, and answering the CA's TLS-ALPN-01 challenges.
+    pub fn with_challenges(mut self, challenges: Arc<Challenges>) -> Self {
+        self.challenges = Some(challenges);
+        self
     }
 
     /// An acceptor for connections that came to this address: a client that sends no server name
@@ -45,6 +54,11 @@ impl TlsAcceptor {
             local: Some(local),
             ..self.clone()
         }
+    }
+
+    /// What the listener trusts its clients by, if it asks for certificates.
+    pub fn trust(&self) -> Option<&Arc<ClientTrust>> {
+        self.clients.as_ref()
     }
 
     /// With what the listener trusts its clients by; its configurations ask for certificates.
@@ -60,15 +74,12 @@ impl TlsAcceptor {
     pub fn client<S>(
         &self,
         stream: &TlsStream<S>,
-    ) -> Result<Option<(Arc<ClientTrust>, ClientCertificate)>, ClientCertificateError> {
+    ) -> Result<Option<ClientCertificate>, ClientCertificateError> {
         let Some(trust) = &self.clients else {
             return Ok(None);
         };
         match stream.get_ref().1.peer_certificates() {
-            Some(chain) => {
-                let certificate = trust.identify(chain, UnixTime::now())?;
-                Ok(Some((Arc::clone(trust), certificate)))
-            }
+            Some(chain) => trust.identify(chain, UnixTime::now()).map(Some),
             None if trust.is_required() => Err(ClientCertificateError::Missing),
             None => Ok(None),
         }
@@ -76,6 +87,9 @@ impl TlsAcceptor {
 
     /// Completes the server's handshake on `stream`. Reads at most 64 KiB before the ClientHello is
     /// complete. Sets no deadline: wrap it in one.
+    ///
+    /// A handshake that offers only `acme-tls/1` is the CA's (rule C2): it is carried through here
+    /// with the challenge's certificate, closed, and given as an error that [`is_challenge`] knows.
     ///
     /// # Errors
     /// Whatever the stream or the handshake fails with; the client has then been sent the alert
@@ -103,6 +117,11 @@ impl TlsAcceptor {
         };
         let mut start = LazyConfigAcceptor::new(Acceptor::default(), tap).await?;
         let record = start.io.record.take().unwrap_or_default();
+        if let Some(challenges) = &self.challenges
+            && acme::is_validation(&start.client_hello())
+        {
+            return Err(challenges.answer(start).await);
+        }
         let mut config = self.configs.for_client(&client_hello_facts(&record));
         if let Some(local) = self.local {
             config = self.configs.at(local, &start.client_hello(), config);
@@ -130,6 +149,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Hello<S> {
             })
             .await
     }
+}
+
+/// Whether an error of [`TlsAcceptor::accept`] only says that the CA has been answered: no failure of
+/// a client (rule N1).
+pub fn is_challenge(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    inner.is_some_and(|inner| inner.is::<acme::Answered>())
 }
 
 /// What rustls may hold for a client that does not read, in bytes: one full record.

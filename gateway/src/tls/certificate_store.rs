@@ -73,6 +73,11 @@ impl CertificateStore {
         place.load(&place.previous)
     }
 
+    /// Whether this certificate came from here.
+    pub fn holds(&self, certificate: &Certificate) -> bool {
+        certificate.shown_as().starts_with(&self.directory)
+    }
+
     /// The private key in force, in PEM, for a renewal that keeps it.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod verifier;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -63,7 +64,13 @@ pub struct ClientTrust {
     lists: Mutex<Vec<ListFile>>,
     judges: ArcSwap<Judges>,
     fingerprints: ArcSwap<HashSet<[u8; 32]>>,
+    /// Grows after each change of what passes.
+    generation: AtomicU64,
 }
+
+/// Bytes of a certificate with its chain, at most: connections, tickets and TLS sessions keep them.
+/// Ten P-256 certificates fit, or four of RSA-4096.
+pub const CHAIN_MAX: usize = 8 * 1024;
 
 /// Who decides at the moment.
 struct Judges {
@@ -104,6 +111,7 @@ impl ClientTrust {
                 withheld: Some("it starts".to_owned()),
             }),
             fingerprints: ArcSwap::from_pointee(set(&settings.fingerprints)),
+            generation: AtomicU64::new(0),
         };
         trust.refresh(UnixTime::now());
         Ok(Arc::new(trust))
@@ -140,11 +148,15 @@ impl ClientTrust {
         now: UnixTime,
     ) -> Result<ClientCertificate, ClientCertificateError> {
         let (leaf, intermediates) = chain.split_first().ok_or(ClientCertificateError::Missing)?;
+        let bytes = chain.iter().map(|one| one.len()).sum();
+        if bytes > CHAIN_MAX {
+            return Err(ClientCertificateError::TooLong(bytes));
+        }
         let fingerprint = sha256(leaf);
         let fingerprints = self.fingerprints.load();
-        let listed = fingerprints.contains(&fingerprint);
-        // A list that was emptied while certificates without a CA are taken lets nobody pass.
-        if !listed && !(fingerprints.is_empty() && !self.authorities.is_empty()) {
+        // Without a CA the list alone counts: an empty one lets nobody pass.
+        let all_pass = fingerprints.is_empty() && !self.authorities.is_empty();
+        if !all_pass && !fingerprints.contains(&fingerprint) {
             return Err(ClientCertificateError::NotListed(Fingerprint(fingerprint)));
         }
         let (_, x509) =
@@ -198,7 +210,14 @@ impl ClientTrust {
             verifiers,
             withheld,
         }));
+        self.generation.fetch_add(1, Ordering::Release);
         true
+    }
+
+    /// Another number than before says that what passed may not pass any more. To be read before
+    /// asking who passes.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Replaces the list of fingerprints. Whether that changed it.
@@ -207,6 +226,7 @@ impl ClientTrust {
         let changed = new != **self.fingerprints.load();
         if changed {
             self.fingerprints.store(Arc::new(new));
+            self.generation.fetch_add(1, Ordering::Release);
         }
         changed
     }

@@ -9,6 +9,7 @@ use std::io;
 use std::path::PathBuf;
 
 mod accept;
+pub mod acme;
 mod atomic_file;
 mod certificate;
 mod certificate_files;
@@ -29,7 +30,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{Tap, TlsAcceptor, TlsStream};
+pub use accept::{Tap, TlsAcceptor, TlsStream, is_challenge};
 pub use certificate::{
     Certificate, CertificateSource, hex_with_colons, sha256_fingerprint, unix_seconds,
 };

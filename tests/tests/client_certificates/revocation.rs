@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use postern_tests::packet::{Packet, Will};
+use postern_tests::peer::Tool;
 use postern_tests::property::Property;
+use postern_tests::wait::until;
 use postern_tests::{Connect, Gateway, Publish, Setup};
 use rustls::client::Tls12Resumption;
 use rustls::{AlertDescription, HandshakeKind};
@@ -47,6 +49,48 @@ async fn a_revoked_certificate_comes_back_neither_by_ticket_nor_by_session_id() 
             (HandshakeKind::Resumed, false),
             "revoked, {versions:?} {by:?}"
         );
+    }
+}
+
+/// The gateway's answers to clients whose certificate was revoked, so far.
+fn refusals(gateway: &Gateway) -> usize {
+    let lines = gateway.process.log().lines();
+    let refused = |line: &&String| line.contains("not connected") && line.contains("Revoked");
+    lines.iter().filter(refused).count()
+}
+
+// C1
+#[tokio::test]
+async fn openssl_resumes_and_gets_no_further_once_its_certificate_is_revoked() {
+    let gateway = Setup::new().toml(LISTENERS).start().await;
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let to = address(&gateway, "required").to_string();
+    let connect = async |more: &[&str]| {
+        let tool = Tool::new("openssl")
+            .args([
+                "s_client",
+                "-connect",
+                &to,
+                "-servername",
+                "localhost",
+                "-tls1_2",
+            ])
+            .args(["-cert", "d.pem", "-key", "d.key", "-CAfile"])
+            .arg(gateway.ca())
+            .args(more);
+        tool.current_dir(folder.path()).run().await.stdout
+    };
+    for (name, by) in [("by-ticket", &[][..]), ("by-id", &["-no_ticket"])] {
+        issue(&gateway, name).await.write(folder.path(), "d");
+        let said = connect(&[by, &["-sess_out", "s.pem"]].concat()).await;
+        assert!(said.contains("\nNew, TLSv1.2"), "{said}");
+        let said = connect(&[by, &["-sess_in", "s.pem"]].concat()).await;
+        assert!(said.contains("\nReused, TLSv1.2"), "{said}");
+        let before = refusals(&gateway);
+        revoke(&gateway, name).await;
+        let said = connect(&[by, &["-sess_in", "s.pem"]].concat()).await;
+        assert!(said.contains("\nReused, TLSv1.2"), "{said}");
+        until("the refusal in the log", || refusals(&gateway) > before).await;
     }
 }
 

@@ -198,6 +198,25 @@ impl Administration {
             .collect())
     }
 
+    /// What the operator should know of certificates that outlive the account of their name.
+    pub(super) async fn certificates_left(&self, name: &str) -> Vec<String> {
+        let Ok(facts) = self.ca().await else {
+            return Vec::new();
+        };
+        let found = self.accounts.certificates_called(&facts.id, name).await;
+        let found = found.unwrap_or_default();
+        let valid = |one: &&StoredCertificate| {
+            one.certificate.name == name && one.certificate.not_after > now()
+        };
+        let words = |one: &StoredCertificate| {
+            let serial = &one.certificate.serial;
+            format!(
+                "certificate {serial} of {name} still lets it in where client certificates do, without the account's roles: `postern ca revoke {serial}` ends that"
+            )
+        };
+        found.iter().filter(valid).map(words).collect()
+    }
+
     async fn sign_list_if_due(&self) -> Result<bool, AdminError> {
         let due = self.on_ca(|ca| Ok(ca.list_is_due())).await?;
         if !due && !self.accounts.list_lacks().await? {

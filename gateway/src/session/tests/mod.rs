@@ -1,5 +1,6 @@
 //! Does a session keep its promises? Each test is one of them, without a socket.
 
+mod certificates;
 mod delivery;
 mod disk;
 mod lifecycle;

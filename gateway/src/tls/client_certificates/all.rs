@@ -54,10 +54,10 @@ impl ClientTrusts {
     /// I/O.
     pub fn refresh(&self) -> bool {
         let now = UnixTime::now();
-        let changed = self
-            .trusts
-            .values()
-            .fold(false, |changed, trust| trust.refresh(now) || changed);
+        let mut changed = false;
+        for trust in self.trusts.values() {
+            changed |= trust.refresh(now);
+        }
         self.count();
         changed
     }
@@ -65,13 +65,13 @@ impl ClientTrusts {
     /// Takes over what of a new configuration can change while clients are connected. Whether
     /// different certificates may pass now.
     pub fn configure(&self, listeners: &BTreeMap<String, Listener>) -> bool {
-        let apply = |(name, trust): (&String, &Arc<ClientTrust>)| {
-            let listener = listeners.get(name);
-            listener.is_some_and(|listener| trust.list(&listener.clients.fingerprints))
-        };
-        self.trusts
-            .iter()
-            .fold(false, |changed, one| apply(one) || changed)
+        let mut changed = false;
+        for (name, trust) in &self.trusts {
+            if let Some(listener) = listeners.get(name) {
+                changed |= trust.list(&listener.clients.fingerprints);
+            }
+        }
+        changed
     }
 
     /// What is wrong with revocation lists, in words for the operator.

@@ -1,5 +1,6 @@
 //! Why does a client certificate not pass?
 
+use super::CHAIN_MAX;
 use broker_config::Fingerprint;
 use rustls::{CertificateError, Error, OtherError};
 
@@ -10,6 +11,8 @@ pub enum ClientCertificateError {
     Missing,
     #[error("the client certificate is not X.509")]
     NotX509,
+    #[error("the client certificate and its chain have {0} bytes; at most {CHAIN_MAX} are taken")]
+    TooLong(usize),
     #[error(
         "the client certificate with the SHA-256 fingerprint {0} is not in client_fingerprints"
     )]
@@ -31,6 +34,7 @@ impl From<ClientCertificateError> for Error {
             ClientCertificateError::Refused(error) => error,
             ClientCertificateError::NotListed(_)
             | ClientCertificateError::Withheld(_)
+            | ClientCertificateError::TooLong(_)
             | ClientCertificateError::Name(_) => {
                 CertificateError::Other(OtherError(std::sync::Arc::new(error))).into()
             }

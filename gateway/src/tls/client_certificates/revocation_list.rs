@@ -158,7 +158,7 @@ impl ListFile {
     ) -> Result<List, String> {
         let path = self.path.display();
         let parsed = match CertificateRevocationList::from_der(&der) {
-            Ok((rest, parsed)) if rest.is_empty() => parsed,
+            Ok(([], parsed)) => parsed,
             _ => return Err(format!("{path} is not a revocation list")),
         };
         let signer = authorities.iter().position(|one| one.signed(&parsed));

@@ -1,0 +1,146 @@
+//! What becomes of sessions whose client certificate is revoked, or expires (P3).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::{
+    auth::{Certificate, Principal},
+    mqtt::{Connect, Qos, ReasonCode},
+    session::testing::*,
+};
+
+fn with_certificate(fingerprint: u8, not_after: SystemTime) -> Principal {
+    let user = principal("user");
+    let certificate = Certificate {
+        realm: user.realm.clone(),
+        name: Some(user.name.clone()),
+        role: "device".into(),
+        suffices: true,
+        listener: "mqtts".into(),
+        fingerprint: [fingerprint; 32],
+        not_after,
+        chain: Box::default(),
+    };
+    Principal {
+        certificate: Some(Arc::new(certificate)),
+        ..user
+    }
+}
+
+fn later() -> SystemTime {
+    SystemTime::now() + Duration::from_secs(3600)
+}
+
+fn with_will(id: &str, delay: u32) -> Connect {
+    Connect {
+        will: will("will", id, delay),
+        ..resume(id)
+    }
+}
+
+async fn watcher(world: &World) -> Client {
+    let watcher = world.client_of(connect("watcher"), principal("watcher"));
+    let mut watcher = watcher.await;
+    watcher.subscribe("will", Qos::AtLeastOnce).await;
+    watcher
+}
+
+fn is_good(certificate: &Certificate) -> bool {
+    certificate.fingerprint != [1; 32]
+}
+
+// P3
+#[tokio::test]
+async fn a_revoked_certificate_takes_connection_and_will_and_leaves_the_session() {
+    let world = World::new();
+    let mut watcher = watcher(&world).await;
+    let revoked = || with_certificate(1, later());
+    let mut told = world.client_of(with_will("told", 0), revoked()).await;
+    // It is gone before it can be told.
+    let lost = world.client_of(with_will("lost", 0), revoked()).await;
+    let away = world.client_of(with_will("away", 60), revoked()).await;
+    away.vanish().await;
+    let mut other = world
+        .client_of(with_will("other", 0), with_certificate(2, later()))
+        .await;
+    let mut password = world.client(with_will("password", 0)).await;
+
+    assert_eq!(world.registry.certificates_changed(is_good).await, 2);
+    told.receive().await;
+    assert_eq!(told.ended_with(), Some(ReasonCode::NotAuthorized));
+    told.finish().await;
+    lost.vanish().await;
+    assert_eq!(watcher.take().await, [""; 0]);
+    assert_eq!(world.registry.len(), 6, "sessions stay");
+    for client in [&mut other, &mut password] {
+        client.receive().await;
+        assert!(client.ending.is_none());
+    }
+    other.vanish().await;
+    assert_eq!(watcher.take().await, ["other"], "others keep their wills");
+
+    // The next login is another matter.
+    let again = world
+        .client_of(with_will("lost", 0), with_certificate(2, later()))
+        .await;
+    assert!(again.session_present);
+    again.vanish().await;
+    assert_eq!(watcher.take().await, ["lost"]);
+}
+
+// P3, D10: what was dropped does not come back with a crash.
+#[tokio::test]
+async fn the_dropped_will_of_an_absent_client_is_gone_from_the_disk_too() {
+    let world = World::with(|settings| settings.restart_will_grace = Duration::ZERO);
+    for (id, fingerprint) in [("gone", 1), ("kept", 2)] {
+        let who = with_certificate(fingerprint, later());
+        world
+            .client_of(with_will(id, 3600), who)
+            .await
+            .vanish()
+            .await;
+    }
+    world.registry.certificates_changed(is_good).await;
+    world.settle().await;
+    let world = world.crash().await;
+    let has_will = |id| {
+        let session = world.session(id).expect("it is there");
+        session.rest().identity.will.is_some()
+    };
+    assert!(!has_will("gone"));
+    assert!(has_will("kept"));
+    // The login of before is known by its fingerprint.
+    let fingerprint = |id| {
+        let principal = world.session(id).expect("it is there").principal();
+        principal.certificate.as_ref().map(|one| one.fingerprint)
+    };
+    assert_eq!(fingerprint("kept"), Some([2; 32]));
+}
+
+// P3
+#[tokio::test]
+async fn an_expired_certificate_ends_its_connection_and_the_will_is_sent() {
+    let world = World::new();
+    let mut watcher = watcher(&world).await;
+    let soon = SystemTime::now();
+    let mut short = world
+        .client_of(with_will("short", 0), with_certificate(1, soon))
+        .await;
+    let mut long = world
+        .client_of(with_will("long", 0), with_certificate(2, later()))
+        .await;
+    assert_eq!(
+        world.registry.certificates_expired(soon),
+        0,
+        "its last second"
+    );
+    let after = soon + Duration::from_secs(1);
+    assert_eq!(world.registry.certificates_expired(after), 1);
+    assert_eq!(world.registry.certificates_expired(after), 0, "told once");
+    short.receive().await;
+    assert_eq!(short.ended_with(), Some(ReasonCode::MaximumConnectTime));
+    short.finish().await;
+    assert_eq!(watcher.take().await, ["short"]);
+    long.receive().await;
+    assert!(long.ending.is_none());
+}

@@ -1,0 +1,251 @@
+//! What must be remembered of a renewal across restarts? One small file for each certificate, so that
+//! a restart takes up an order where it was, and a loop of restarts cannot hammer the CA.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::super::{TlsError, atomic_file, pem};
+
+/// All of it. Times are seconds since 1970.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(super) struct State {
+    /// What it was kept for ([`Wanted::purpose`](super::Wanted)); another purpose begins anew.
+    pub purpose: String,
+    /// The order under way.
+    pub order: Option<OrderUnderWay>,
+    /// Attempts that failed one after the other.
+    pub failures: u32,
+    /// Attempts that were begun one after the other and came to no end: the gateway was stopped.
+    pub interrupted: u32,
+    pub last_attempt: Option<i64>,
+    /// Not before this.
+    pub retry_at: Option<i64>,
+    pub last_error: Option<String>,
+    pub window: Option<Window>,
+    /// When to ask for renewal information again, if there is no window.
+    pub ask_again: Option<i64>,
+    /// When a renewal was last made because the CA asked for it.
+    pub asked_at: Option<i64>,
+    /// TXT records that the hook has set and not removed.
+    pub records: Vec<TxtRecord>,
+    /// The longest chain that the operator consented to: octets, certificates.
+    pub accepted: Option<(usize, usize)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct OrderUnderWay {
+    pub url: String,
+    pub begun_at: i64,
+}
+
+/// When the CA suggests to renew (RFC 9773, 4.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Window {
+    /// SHA-256 of the certificate it is about, in hexadecimal.
+    pub certificate: String,
+    pub start: i64,
+    pub end: i64,
+    /// The moment in the window that chance gave this certificate.
+    pub chosen: i64,
+    /// When to ask again.
+    pub ask_again: i64,
+}
+
+/// One call of the DNS hook that is to be undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct TxtRecord {
+    pub domain: String,
+    pub name: String,
+    pub value: String,
+}
+
+/// The files of one certificate under `<data directory>/acme/`, all 0600: `NAME.json` (state),
+/// `NAME.key` (private key of the order under way), `NAME.held` (a certificate that waits for
+/// consent).
+#[derive(Debug, Clone)]
+pub(super) struct StateFile {
+    directory: PathBuf,
+    name: String,
+    pub state: State,
+}
+
+/// A certificate with its key that waits for consent, as PEM.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Held {
+    pub chain: String,
+    pub private_key: String,
+}
+
+impl StateFile {
+    /// Reads the state; what cannot be read is forgotten with a warning: it saves requests, and a
+    /// certificate is worth more than they are. Does file I/O.
+    ///
+    /// # Errors
+    /// [`TlsError::Write`] if the directory cannot be made.
+    pub fn open(directory: &Path, name: &str, purpose: &str) -> Result<StateFile, TlsError> {
+        atomic_file::ensure_directory(directory)?;
+        let mut file = StateFile {
+            directory: directory.to_owned(),
+            name: name.to_owned(),
+            state: State::default(),
+        };
+        let path = file.path("json");
+        if path.exists() {
+            match pem::read_bounded(&path).map(|text| serde_json::from_slice(&text)) {
+                Ok(Ok(state)) => file.state = state,
+                Ok(Err(error)) => {
+                    tracing::warn!(path = %path.display(), %error, "begins anew: cannot be read")
+                }
+                Err(error) => tracing::warn!(%error, "begins anew"),
+            }
+        }
+        if file.state.purpose != purpose {
+            file.state = State {
+                purpose: purpose.to_owned(),
+                records: std::mem::take(&mut file.state.records),
+                accepted: file.state.accepted,
+                ..State::default()
+            };
+        }
+        Ok(file)
+    }
+
+    /// Does file I/O.
+    ///
+    /// # Errors
+    /// [`TlsError::Write`].
+    pub fn save(&self) -> Result<(), TlsError> {
+        // It has no map and no float, so it is always JSON.
+        let text = serde_json::to_vec_pretty(&self.state).unwrap_or_default();
+        atomic_file::replace(&self.path("json"), &text, 0o600)
+    }
+
+    /// Saves without holding up the async worker; a failure is logged, because the step it is about
+    /// is done already.
+    pub async fn keep(&self) {
+        let this = self.clone();
+        let saved = tokio::task::spawn_blocking(move || this.save()).await;
+        if let Ok(Err(error)) = saved {
+            tracing::error!(%error, "the state of a renewal is not kept: a restart would begin it anew");
+        }
+    }
+
+    /// The private key of the order under way, as PEM.
+    pub fn pending_key(&self) -> Option<String> {
+        read_text(&self.path("key"))
+    }
+
+    /// # Errors
+    /// [`TlsError::Write`].
+    pub fn set_pending_key(&self, pem: &str) -> Result<(), TlsError> {
+        atomic_file::replace(&self.path("key"), pem.as_bytes(), 0o600)
+    }
+
+    /// Removes the key of an order that is over.
+    pub fn clear_pending_key(&self) {
+        remove(&self.path("key"));
+    }
+
+    pub fn held(&self) -> Option<Held> {
+        serde_json::from_str(&read_text(&self.path("held"))?).ok()
+    }
+
+    /// # Errors
+    /// [`TlsError::Write`].
+    pub fn hold(&self, held: &Held) -> Result<(), TlsError> {
+        let text = serde_json::to_vec(held).unwrap_or_default();
+        atomic_file::replace(&self.path("held"), &text, 0o600)
+    }
+
+    pub fn clear_held(&self) {
+        remove(&self.path("held"));
+    }
+
+    fn path(&self, extension: &str) -> PathBuf {
+        self.directory.join(format!("{}.{extension}", self.name))
+    }
+}
+
+fn read_text(path: &Path) -> Option<String> {
+    if !path.exists() {
+        return None;
+    }
+    match pem::read_bounded(path).map(String::from_utf8) {
+        Ok(Ok(text)) => Some(text),
+        Ok(Err(_)) => {
+            tracing::warn!(path = %path.display(), "ignored: not text");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "ignored");
+            None
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "cannot be removed");
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_is_kept_is_read_back_by_the_next_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = StateFile::open(directory.path(), "acme", "p").unwrap();
+        file.state.failures = 3;
+        file.state.order = Some(OrderUnderWay {
+            url: "https://ca.example/order/1".to_owned(),
+            begun_at: 7,
+        });
+        file.save().unwrap();
+        file.set_pending_key("secret").unwrap();
+        let again = StateFile::open(directory.path(), "acme", "p").unwrap();
+        assert_eq!(again.state, file.state);
+        assert_eq!(again.pending_key().as_deref(), Some("secret"));
+        for entry in fs::read_dir(directory.path()).unwrap() {
+            let mode = entry.unwrap().metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn another_purpose_begins_anew_but_forgets_no_record_to_remove() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = StateFile::open(directory.path(), "acme", "one").unwrap();
+        file.state.failures = 9;
+        file.state.retry_at = Some(i64::MAX);
+        file.state.records.push(TxtRecord {
+            domain: "a.example".to_owned(),
+            name: "_acme-challenge.a.example".to_owned(),
+            value: "v".to_owned(),
+        });
+        file.save().unwrap();
+        let other = StateFile::open(directory.path(), "acme", "two").unwrap();
+        assert_eq!((other.state.failures, other.state.retry_at), (0, None));
+        assert_eq!(other.state.records, file.state.records);
+    }
+
+    #[test]
+    fn a_damaged_state_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("acme.json"), "{").unwrap();
+        let file = StateFile::open(directory.path(), "acme", "p").unwrap();
+        assert_eq!(file.state.failures, 0);
+    }
+}
