@@ -11,10 +11,15 @@ use super::*;
 
 const PAGE: &str = include_str!("../../../docs/door.md");
 
-/// The first block of this language on the page about the door.
+/// The first block of this language in the section about proxies.
 fn block(language: &str) -> String {
+    let (_, section) = PAGE
+        .split_once("\n## Behind a proxy\n")
+        .expect("the section");
     let fence = format!("```{language}\n");
-    let (_, rest) = PAGE.split_once(&fence).expect("a block of this language");
+    let (_, rest) = section
+        .split_once(&fence)
+        .expect("a block of this language");
     let (block, _) = rest.split_once("```").expect("its end");
     block.to_owned()
 }

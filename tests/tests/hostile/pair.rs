@@ -31,6 +31,8 @@ pub struct Felt {
     pub messages: u64,
     /// The longest time between two received messages.
     pub longest_gap: Duration,
+    /// When it ended.
+    pub at: Option<Instant>,
     /// The longest time by which the pair's own clock was late.
     pub own_stall: Duration,
 }
@@ -131,7 +133,10 @@ async fn receive(mut client: Client, shared: Arc<Shared>) -> u64 {
         let now = Instant::now();
         let mut felt = shared.felt.lock().expect("no poison");
         felt.messages += 1;
-        felt.longest_gap = felt.longest_gap.max(now - last);
+        if now - last > felt.longest_gap {
+            felt.longest_gap = now - last;
+            felt.at = Some(now);
+        }
         drop(felt);
         last = now;
         if message.text() == "end" {

@@ -25,7 +25,7 @@ const CLIENTS: usize = 2_000;
 
 /// What happens to everybody at once.
 fn setup() -> Setup {
-    Setup::new().toml("[log]\nlevel = \"warn\"\n")
+    Setup::new()
 }
 
 fn raise_file_limit() {
@@ -89,6 +89,7 @@ struct Phase {
 /// How a phase went.
 struct Outcome {
     name: &'static str,
+    start: Instant,
     generated: Duration,
     chosen: Duration,
     /// How much longer everything takes because others use the machine too: 1 if they do not.
@@ -130,6 +131,7 @@ impl Phase {
         );
         Outcome {
             name: self.name,
+            start: self.start,
             generated,
             chosen,
             slowdown: 1.0 / (1.0 - others),
@@ -142,20 +144,20 @@ impl Outcome {
     fn check(&self, generated: Duration, chosen: Duration, felt: &Felt) {
         let name = self.name;
         println!(
-            "{name}: the pair had {} messages, longest gap {} ms, its own clock late by at most {} ms",
+            "{name}: the pair had {} messages, longest gap {} ms after {:.2} s, its own clock late by at most {} ms",
             felt.messages,
             felt.longest_gap.as_millis(),
+            felt.at.map_or(0.0, |at| (at - self.start).as_secs_f64()),
             felt.own_stall.as_millis()
         );
         let slow = |time: Duration| time.mul_f64(self.slowdown);
+        // A busy thread that shares the processor waits for each of its slices as well.
+        let longest = slow(slow(LONGEST_GAP));
         assert!(self.generated < slow(generated), "{name}: generated");
         assert!(self.chosen < slow(chosen), "{name}: chosen");
         // When the machine did not even run this test's own clock, that is not the gateway's doing.
         let gap = felt.longest_gap.saturating_sub(felt.own_stall);
-        assert!(
-            gap <= slow(LONGEST_GAP),
-            "{name}: {gap:?} without a message"
-        );
+        assert!(gap <= longest, "{name}: {gap:?} without a message");
         assert!(felt.messages > 0, "{name}: no message at all");
     }
 }
