@@ -102,8 +102,15 @@ impl Guesser {
         }
     }
 
-    /// How often it tried, and how often it was not even answered.
+    /// How often it tried until it was not even answered, and how often that was so.
     pub async fn stop(mut self) -> (u64, u64) {
+        let closed_out = async {
+            while self.closed_out.load(Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // A fast machine has everybody back before the guesser has failed often enough.
+        let _ = tokio::time::timeout(Duration::from_secs(60), closed_out).await;
         self.tasks.shutdown().await;
         (self.tried.load(Relaxed), self.closed_out.load(Relaxed))
     }
