@@ -72,6 +72,13 @@ impl Conf {
         Ok(reader.finish())
     }
 
+    /// The option that makes each client's identifier its user name, if it is on anywhere.
+    pub fn username_as_client_id(&self) -> Option<&Setting> {
+        let of_listeners = self.listeners.iter().flat_map(|one| &one.settings);
+        let mut all = self.settings.iter().chain(of_listeners);
+        all.find(|setting| setting.key == "use_username_as_clientid" && setting.value == "true")
+    }
+
     /// Whose users and rules: those of all listeners, or with `per_listener` those of the listener on this port. `path`
     /// is for errors.
     pub fn chosen(&self, path: &Path, port: Option<u16>) -> Result<&Security, ImportError> {
@@ -120,7 +127,7 @@ impl Plugin {
 
 impl Security {
     /// Whether both say the same, wherever it stands.
-    fn is_same(&self, other: &Security) -> bool {
+    pub fn is_same(&self, other: &Security) -> bool {
         let value = |setting: &Setting| (setting.key.clone(), setting.value.clone());
         let file = |setting: &Option<Setting>| setting.as_ref().map(value);
         let plugins = |all: &[Plugin]| -> Vec<_> {

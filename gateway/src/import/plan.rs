@@ -82,7 +82,8 @@ pub fn plan(path: &Path, choices: &Choices) -> Result<Plan, ImportError> {
             "there are no pre-shared keys: give these clients passwords",
         );
     }
-    let settings = settings::write(&conf, draft.anonymous, &mut draft.findings);
+    draft.forced_client_ids(&conf);
+    let settings = settings::write(&conf, security, draft.anonymous, &mut draft.findings);
     for bridge in &conf.bridges {
         draft.findings.push(of_bridge(bridge));
     }
@@ -315,8 +316,8 @@ impl<'a> Draft<'a> {
             .iter()
             .any(|entry| entry.access != Access::Deny && entry.filter.contains("%c"))
         {
-            let text = "a pattern allows by %c, the client identifier, which every client chooses for itself: it keeps nobody \
-                 out, there as here";
+            let text = "a pattern allows by %c, the client identifier, which every client chooses for itself: as a rule it keeps \
+                 nobody out";
             self.remark(Kind::Differs, Some(&first.place), text);
         }
         let dangerous = |name: &&String| name.contains(['+', '#']);
@@ -429,6 +430,20 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Where Mosquitto made the client identifier the user name, an allow by %c keeps everybody at what is theirs.
+    fn forced_client_ids(&mut self, conf: &Conf) {
+        let by_client_id =
+            |rule: &RuleLine| rule.effect == Effect::Allow && rule.filter.contains("%c");
+        let Some(setting) = conf.username_as_client_id() else {
+            return;
+        };
+        if self.rules.iter().any(by_client_id) {
+            let text = "use_username_as_clientid makes %c the user name, and here clients choose it: write %u in place of %c \
+                 in the rules first";
+            self.remark(Kind::Wider, Some(&setting.place), text);
+        }
+    }
+
     fn other_settings(&mut self, conf: &Conf) {
         let listeners = conf
             .listeners
@@ -439,7 +454,8 @@ impl<'a> Draft<'a> {
                 continue;
             }
             if let Some((kind, text)) = options::remark(&setting.key, &setting.value) {
-                let text = format!("{} {}: {text}", setting.key, setting.value);
+                // The value stays where it is: of some options it is a secret.
+                let text = format!("{}: {text}", setting.key);
                 self.findings
                     .push(Finding::new(kind, Some(&setting.place), text));
             }

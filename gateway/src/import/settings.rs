@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use broker_config::Config;
 
-use super::conf::{Conf, Listener, Setting};
+use super::conf::{Conf, Listener, Security, Setting};
 use super::{Finding, Kind};
 
 /// Options of `mosquitto.conf` that have a key here: the section and key, the unit, and the bounds of the value.
@@ -55,10 +55,15 @@ pub(super) fn is_taken(key: &str) -> bool {
     key == EXPIRY || NUMBERS.iter().any(|(theirs, ..)| *theirs == key)
 }
 
-/// The settings as a file that can stand alone or be merged into one.
-pub(super) fn write(conf: &Conf, anonymous: bool, findings: &mut Vec<Finding>) -> String {
+/// The settings as a file that can stand alone or be merged into one. `security` is whose users and rules were taken.
+pub(super) fn write(
+    conf: &Conf,
+    security: &Security,
+    anonymous: bool,
+    findings: &mut Vec<Finding>,
+) -> String {
     let mut tables = Tables::default();
-    listeners(conf, &mut tables, findings);
+    listeners(conf, security, &mut tables, findings);
     tls(conf, &mut tables, findings);
     for setting in &conf.settings {
         number(setting, &mut tables, findings);
@@ -103,7 +108,7 @@ impl Tables {
     }
 }
 
-fn listeners(conf: &Conf, tables: &mut Tables, findings: &mut Vec<Finding>) {
+fn listeners(conf: &Conf, security: &Security, tables: &mut Tables, findings: &mut Vec<Finding>) {
     let mut names = BTreeSet::new();
     let mut ports = BTreeSet::new();
     for listener in &conf.listeners {
@@ -150,6 +155,15 @@ fn listeners(conf: &Conf, tables: &mut Tables, findings: &mut Vec<Finding>) {
             findings.push(Finding::new(Kind::Mapped, place, text));
         }
         certificates(listener, &section, tables, findings);
+        if conf.per_listener && !security.is_same(&listener.security) {
+            tables.set(&section, "enabled", "false".to_owned());
+            let text = format!(
+                "the listener on port {} has users and rules of its own, and those of another one were taken: it stays shut \
+                 (enabled = false)",
+                listener.port
+            );
+            findings.push(Finding::new(Kind::Unmapped, place, text));
+        }
     }
     for (name, port) in [("mqtts", 8883), ("wss", 8083), ("mqtt", 1883)] {
         if !names.contains(name) && ports.contains(&port) {
@@ -343,8 +357,9 @@ fn connections(conf: &Conf, tables: &mut Tables) {
             .ok()
     });
     let all: Option<Vec<u64>> = limits.collect();
+    let sum = |limits: Vec<u64>| limits.into_iter().try_fold(0, u64::checked_add);
     if let Some(sum) = all
-        .map(|limits| limits.iter().sum::<u64>())
+        .and_then(sum)
         .filter(|sum| (1..=1_000_000).contains(sum))
     {
         tables.set("limits", "max_connections", sum.to_string());

@@ -140,6 +140,48 @@ fn listeners_tls_files_and_limits_become_settings() {
 }
 
 #[test]
+fn a_listener_whose_users_were_not_taken_stays_shut() {
+    let files = Files::new(&[
+        (
+            "mosquitto.conf",
+            "per_listener_settings true\nlistener 1883 127.0.0.1\nallow_anonymous true\n\
+             listener 8883\nallow_anonymous false\npassword_file DIR/pw\nacl_file DIR/acl\n",
+        ),
+        ("pw", &format!("ann:{HASH}\n")),
+        ("acl", "user ann\ntopic readwrite a/#\n"),
+    ]);
+    let plan = files
+        .try_plan(|choices| choices.listener = Some(1883))
+        .unwrap();
+    let shut = plan.settings.split("[listeners.").any(|section| {
+        section.contains("bind = [\"[::]:8883\"]") && section.contains("enabled = false")
+    });
+    assert!(shut, "{}", plan.settings);
+}
+
+#[test]
+fn a_client_identifier_that_was_the_user_name_is_a_restriction_that_would_be_lost() {
+    let conf =
+        |option: &str| format!("listener 1883\npassword_file DIR/pw\nacl_file DIR/acl\n{option}");
+    let wider = |option: &str, acl: &str| {
+        let files = Files::new(&[
+            ("mosquitto.conf", &conf(option)),
+            ("pw", &format!("ann:{HASH}\n")),
+            ("acl", acl),
+        ]);
+        let is_wider = |finding: &super::Finding| finding.kind == Kind::Wider;
+        files.plan().findings.iter().any(is_wider)
+    };
+    let by_client_id = "pattern readwrite devices/%c/#\n";
+    assert!(wider("use_username_as_clientid true\n", by_client_id));
+    assert!(!wider("use_username_as_clientid false\n", by_client_id));
+    assert!(!wider(
+        "use_username_as_clientid true\n",
+        "pattern readwrite devices/%u/#\n"
+    ));
+}
+
+#[test]
 fn a_broker_without_listeners_is_open_on_loopback() {
     let plan = Files::new(&[("mosquitto.conf", "# nothing\n")]).plan();
     assert!(plan.anonymous);
@@ -167,7 +209,7 @@ fn a_restriction_that_is_lost_is_called_wider_and_an_unknown_plugin_opens_nothin
     .plan();
     let wider = texts(&plan, Kind::Wider);
     assert!(
-        wider.contains("mount_point inner/") && wider.contains("clientid_prefixes"),
+        wider.contains("mount_point") && wider.contains("clientid_prefixes"),
         "{wider}"
     );
 
