@@ -13,7 +13,7 @@ use super::super::certificate::unix_seconds;
 use super::super::{Certificate, CertificateStore, Certificates, TlsError};
 use super::order::{Issued, Issuer, forget};
 use super::renewals::restore;
-use super::state::{Held, StateFile, Window};
+use super::state::{Held, StateFile, Unsaved, Window};
 use super::transport::Transport;
 use super::{
     AcmeError, Ca, Challenges, Doors, Preflight, RenewalStatus, Wanted, account, schedule,
@@ -28,6 +28,7 @@ pub(super) struct Workshop {
     pub certificates: Arc<Certificates>,
     pub challenges: Arc<Challenges>,
     pub doors: Arc<dyn Doors>,
+    pub unsaved: Unsaved,
 }
 
 /// Why the certificate is looked at.
@@ -71,7 +72,7 @@ impl Workshop {
     ) -> (Outcome, RenewalStatus) {
         let purpose = wanted.purpose(&self.ca);
         let mut file = match StateFile::open(&self.directory, &wanted.slot, &purpose) {
-            Ok(file) => file,
+            Ok(file) => file.remembering(&self.unsaved),
             Err(error) => {
                 let status = RenewalStatus::failed(&wanted.slot, &error.to_string());
                 return (Outcome::Failed(error.into()), status);
@@ -140,11 +141,16 @@ impl Workshop {
         file.state.last_attempt = Some(now);
         file.state.retry_at = Some(now + schedule::resume_delay(file.state.interrupted));
         file.state.interrupted = file.state.interrupted.saturating_add(1);
-        file.keep().await;
-        let made = tokio::time::timeout(DEADLINE, self.obtain(wanted, occasion, present, file));
-        let made = match made.await {
-            Ok(made) => made,
-            Err(_) => Err(AcmeError::TooSlow(DEADLINE.as_secs())),
+        // An attempt that nobody will remember must not reach the CA: its repetition would, too.
+        let made = match file.secure().await {
+            Ok(()) => {
+                let made = self.obtain(wanted, occasion, present, file);
+                match tokio::time::timeout(DEADLINE, made).await {
+                    Ok(made) => made,
+                    Err(_) => Err(AcmeError::TooSlow(DEADLINE.as_secs())),
+                }
+            }
+            Err(error) => Err(error.into()),
         };
         let made = match made {
             Ok(issued) => self.take(wanted, file, &issued).await,

@@ -269,3 +269,33 @@ async fn an_unknown_certificate_is_refused_with_the_names_there_are() {
     assert!(error.unwrap_err().contains("there is own"));
     assert!(world.renewals.preflight("owm").await.is_err());
 }
+
+#[tokio::test]
+async fn without_a_memory_nothing_is_asked_of_the_ca_and_the_pause_is_kept_all_the_same() {
+    // A CA that counts who comes.
+    let ca = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    ca.set_nonblocking(true).unwrap();
+    let directory = format!("https://{}/dir", ca.local_addr().unwrap());
+    let world = world(
+        move || Plan {
+            ca: Ca {
+                directory: directory.clone(),
+                ..nowhere()
+            },
+            certificates: vec![wanted("own", Challenge::TlsAlpn01)],
+        },
+        None,
+    );
+    // Where the state should be is a directory, which no file replaces.
+    let path = world.renewals.parts.data_directory.join("acme/own.json/x");
+    std::fs::create_dir_all(path).unwrap();
+    for _ in 0..3 {
+        world.renewals.clone().pass().await;
+    }
+    let status = world.renewals.statuses()["own"].clone();
+    assert!(status.last_error.unwrap().contains("own.json"));
+    assert_eq!(status.failures, 1, "one attempt, and then the pause");
+    assert!(status.next.unwrap() > unix_seconds(SystemTime::now()) + 30);
+    let came = ca.accept().unwrap_err().kind();
+    assert_eq!(came, std::io::ErrorKind::WouldBlock, "the CA was asked");
+}

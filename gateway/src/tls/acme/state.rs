@@ -1,10 +1,13 @@
 //! What must be remembered of a renewal across restarts? One small file for each certificate, so that
 //! a restart takes up an order where it was, and a loop of restarts cannot hammer the CA.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::super::{TlsError, atomic_file, pem};
@@ -73,8 +76,14 @@ pub(super) struct TxtRecord {
 pub(super) struct StateFile {
     directory: PathBuf,
     name: String,
+    unsaved: Unsaved,
     pub state: State,
 }
+
+/// States that could not be written, by name: as long as the gateway runs, a disk that takes nothing
+/// must not make it forget how long it is to leave the CA alone. Clones share what they hold.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unsaved(Arc<Mutex<BTreeMap<String, State>>>);
 
 /// A certificate with its key that waits for consent, as PEM.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +103,7 @@ impl StateFile {
         let mut file = StateFile {
             directory: directory.to_owned(),
             name: name.to_owned(),
+            unsaved: Unsaved::default(),
             state: State::default(),
         };
         let path = file.path("json");
@@ -117,22 +127,53 @@ impl StateFile {
         Ok(file)
     }
 
-    /// Does file I/O.
+    /// The same, with what an earlier one could not write.
+    pub fn remembering(mut self, unsaved: &Unsaved) -> StateFile {
+        if let Some(newer) = unsaved.0.lock().get(&self.name)
+            && newer.purpose == self.state.purpose
+        {
+            self.state = newer.clone();
+        }
+        self.unsaved = unsaved.clone();
+        self
+    }
+
+    /// Does file I/O. What cannot be written is remembered by [`Unsaved`].
     ///
     /// # Errors
     /// [`TlsError::Write`].
     pub fn save(&self) -> Result<(), TlsError> {
         // It has no map and no float, so it is always JSON.
         let text = serde_json::to_vec_pretty(&self.state).unwrap_or_default();
-        atomic_file::replace(&self.path("json"), &text, 0o600)
+        let saved = atomic_file::replace(&self.path("json"), &text, 0o600);
+        let mut unsaved = self.unsaved.0.lock();
+        match saved {
+            Ok(()) => unsaved.remove(&self.name),
+            Err(_) => unsaved.insert(self.name.clone(), self.state.clone()),
+        };
+        saved
+    }
+
+    /// Saves without holding up the async worker, before a step that must not be taken unless it is
+    /// remembered.
+    ///
+    /// # Errors
+    /// [`TlsError::Write`].
+    pub async fn secure(&self) -> Result<(), TlsError> {
+        let this = self.clone();
+        let saved = tokio::task::spawn_blocking(move || this.save()).await;
+        saved.unwrap_or_else(|ended| {
+            Err(TlsError::Write {
+                path: self.path("json"),
+                source: io::Error::other(ended),
+            })
+        })
     }
 
     /// Saves without holding up the async worker; a failure is logged, because the step it is about
     /// is done already.
     pub async fn keep(&self) {
-        let this = self.clone();
-        let saved = tokio::task::spawn_blocking(move || this.save()).await;
-        if let Ok(Err(error)) = saved {
+        if let Err(error) = self.secure().await {
             tracing::error!(%error, "the state of a renewal is not kept: a restart would begin it anew");
         }
     }
