@@ -279,6 +279,9 @@ impl Renewals {
         };
         self.wake.notify_one();
         match outcome {
+            Outcome::NotDue if occasion == Occasion::Accepted => {
+                Err(format!("no certificate {slot} waits for consent"))
+            }
             Outcome::Renewed => Ok(format!("{slot}: a new certificate is in force")),
             Outcome::Held => Err(format!(
                 "{slot}: the new certificate waits, because its chain is longer than \

@@ -92,6 +92,31 @@ pub(super) struct Held {
     pub private_key: String,
 }
 
+impl State {
+    /// Forgets what only a clock that was ahead can have written: `pause_max` seconds is the longest
+    /// that anything waits. Without this, renewals would stop until that time comes.
+    pub fn distrust(&mut self, now: i64, pause_max: i64) {
+        let ahead = |at: &Option<i64>| at.is_some_and(|at| at > now + CLOCK_STEP);
+        let latest = now + pause_max + CLOCK_STEP;
+        if ahead(&self.last_attempt) || self.retry_at.is_some_and(|at| at > latest) {
+            self.retry_at = None;
+            self.last_attempt = None;
+        }
+        if ahead(&self.asked_at) {
+            self.asked_at = None;
+        }
+        if self.ask_again.is_some_and(|at| at > latest) {
+            self.ask_again = None;
+        }
+        if let Some(window) = self.window.as_mut().filter(|w| w.ask_again > latest) {
+            window.ask_again = now;
+        }
+    }
+}
+
+/// Seconds that a clock may be set back without a doubt about what was written before.
+const CLOCK_STEP: i64 = 60;
+
 impl StateFile {
     /// Reads the state; what cannot be read is forgotten with a warning: it saves requests, and a
     /// certificate is worth more than they are. Does file I/O.
@@ -117,6 +142,11 @@ impl StateFile {
             }
         }
         if file.state.purpose != purpose {
+            // What waits for consent was ordered for something else; without a purpose, the state
+            // was lost and nothing is known about it.
+            if !file.state.purpose.is_empty() {
+                file.clear_held();
+            }
             file.state = State {
                 purpose: purpose.to_owned(),
                 records: std::mem::take(&mut file.state.records),
@@ -280,6 +310,69 @@ mod tests {
         let other = StateFile::open(directory.path(), "acme", "two").unwrap();
         assert_eq!((other.state.failures, other.state.retry_at), (0, None));
         assert_eq!(other.state.records, file.state.records);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_once_does_not_stop_renewals_for_years() {
+        const YEAR: i64 = 365 * 86_400;
+        const WEEK: i64 = 7 * 86_400;
+        let now = 1_000_000_000;
+        let ahead = State {
+            failures: 2,
+            last_attempt: Some(now + YEAR),
+            retry_at: Some(now + WEEK / 2),
+            asked_at: Some(now + YEAR),
+            ask_again: Some(now + YEAR),
+            window: Some(Window {
+                certificate: String::new(),
+                start: now,
+                end: now,
+                chosen: now,
+                ask_again: now + YEAR,
+            }),
+            ..State::default()
+        };
+        let mut state = ahead.clone();
+        state.distrust(now, WEEK);
+        assert_eq!((state.retry_at, state.asked_at), (None, None));
+        assert_eq!(
+            (state.ask_again, state.window.unwrap().ask_again),
+            (None, now)
+        );
+        assert_eq!(state.failures, 2);
+        let mut state = State {
+            last_attempt: Some(now - 5),
+            retry_at: Some(now + YEAR),
+            ..State::default()
+        };
+        state.distrust(now, WEEK);
+        assert_eq!(state.retry_at, None);
+        // What a right clock wrote stays.
+        let right = State {
+            last_attempt: Some(now),
+            retry_at: Some(now + WEEK),
+            ask_again: Some(now + 86_400),
+            ..State::default()
+        };
+        let mut state = right.clone();
+        state.distrust(now, WEEK);
+        assert_eq!(state, right);
+    }
+
+    #[test]
+    fn what_waits_for_consent_is_forgotten_when_something_else_is_wanted() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = Held {
+            chain: "chain".to_owned(),
+            private_key: "key".to_owned(),
+        };
+        let file = StateFile::open(directory.path(), "acme", "one").unwrap();
+        file.save().unwrap();
+        file.hold(&held).unwrap();
+        let same = StateFile::open(directory.path(), "acme", "one").unwrap();
+        assert!(same.held() == Some(held));
+        let other = StateFile::open(directory.path(), "acme", "two").unwrap();
+        assert!(other.held().is_none());
     }
 
     #[test]
