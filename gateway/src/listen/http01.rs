@@ -294,8 +294,7 @@ impl Inside {
     /// To the same place by HTTPS, for our own names only: nobody is sent elsewhere by us.
     fn redirect(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
         let host = request.headers().get(HOST)?.to_str().ok()?;
-        let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-        let host = host.to_ascii_lowercase();
+        let host = without_port(host).to_ascii_lowercase();
         if !self.redirects || !(self.serves)(&host) {
             return None;
         }
@@ -307,6 +306,14 @@ impl Inside {
         let mut answer = plain(StatusCode::PERMANENT_REDIRECT, String::new());
         answer.headers_mut().insert(LOCATION, location);
         Some(answer)
+    }
+}
+
+/// The host of a `Host` field (RFC 9110, 7.2). The colons in brackets are an IPv6 address's.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => host,
+        _ => host,
     }
 }
 
@@ -338,7 +345,7 @@ mod tests {
             tls: vec![tls.parse().unwrap()],
         };
         let challenges = Challenges::new(metrics.clone()).unwrap();
-        let serves = |host: &str| host == "mqtt.example.org";
+        let serves = |host: &str| host == "mqtt.example.org" || host == "[2001:db8::1]";
         let door = ChallengeDoor::new(settings, challenges, serves, metrics);
         let addresses = door.open_http().await.unwrap();
         (door, addresses[0])
@@ -372,6 +379,16 @@ mod tests {
                 "/a?b=c",
                 "Host: MQTT.example.org:80\r\n",
                 Some("https://mqtt.example.org/a?b=c"),
+            ),
+            (
+                "/",
+                "Host: [2001:DB8::1]\r\n",
+                Some("https://[2001:db8::1]/"),
+            ),
+            (
+                "/",
+                "Host: [2001:db8::1]:80\r\n",
+                Some("https://[2001:db8::1]/"),
             ),
             ("/", "Host: evil.example\r\n", None),
             (

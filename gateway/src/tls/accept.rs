@@ -85,7 +85,7 @@ impl TlsAcceptor {
         }
     }
 
-    /// Completes the server's handshake on `stream`. Reads at most 64 KiB before the ClientHello is
+    /// Completes the server's handshake on `stream`. Reads at most 16 KiB before the ClientHello is
     /// complete. Sets no deadline: wrap it in one.
     ///
     /// A handshake that offers only `acme-tls/1` is the CA's (rule C2): it is carried through here
@@ -158,6 +158,9 @@ pub fn is_challenge(error: &io::Error) -> bool {
     inner.is_some_and(|inner| inner.is::<acme::Answered>())
 }
 
+/// The longest ClientHello with its record headers, in bytes. The largest that clients send, with a
+/// post-quantum key share, has about 2 KiB; rustls alone would keep 64 KiB for whoever connects.
+const HELLO_MAX: usize = 16 * 1024;
 /// What rustls may hold for a client that does not read, in bytes: one full record.
 const OUTGOING_LIMIT: usize = 16 * 1024;
 
@@ -190,7 +193,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
         let start = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         if let Some(record) = &mut self.record {
-            record.extend_from_slice(&buf.filled()[start..]);
+            let read = &buf.filled()[start..];
+            if record.len() + read.len() > HELLO_MAX {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("the ClientHello is not complete after {HELLO_MAX} bytes"),
+                )));
+            }
+            record.extend_from_slice(read);
         }
         Poll::Ready(Ok(()))
     }

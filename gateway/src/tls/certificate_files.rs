@@ -90,13 +90,8 @@ impl CertificateFiles {
             if stamp == watched.served && watched.rejected.is_none() {
                 continue;
             }
-            if watched
-                .rejected
-                .as_ref()
-                .is_some_and(|r| r.told && r.stamp == stamp)
-            {
-                continue;
-            }
+            // Read on every look, whatever was told: what stood in the way, such as a validity that
+            // begins later or too few file descriptors, may end without a change of the files.
             match self.load_changed(slot, &watched.source) {
                 Ok(certificate) => {
                     watched.served = stamp;
@@ -211,8 +206,9 @@ impl Watched {
     fn reject(&mut self, stamp: Stamp, now: Instant) -> bool {
         match &mut self.rejected {
             Some(rejected) if rejected.stamp == stamp => {
-                rejected.told = now.duration_since(rejected.since) >= SETTLE;
-                rejected.told
+                let tell = !rejected.told && now.duration_since(rejected.since) >= SETTLE;
+                rejected.told |= tell;
+                tell
             }
             _ => {
                 self.rejected = Some(Rejected {

@@ -192,3 +192,21 @@ fn a_certificate_that_expired_while_it_was_served_does_not_stop_a_reload() {
     files.files.start(files.sources()).unwrap();
     files.files.reload(files.sources()).unwrap();
 }
+
+#[test]
+fn a_pair_that_was_refused_is_served_once_it_can_be_though_its_files_stay_as_they_are() {
+    let mut files = Files::started(&["a.example.org"]);
+    files.write(&files.ca.valid(&["a.example.org"], 3..86_400));
+    assert_eq!(files.look_after(1), NOTHING);
+    assert_eq!(files.look_after(60), REJECTED, "its validity begins later");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match files.look_after(1) {
+            INSTALLED => break,
+            changes => assert_eq!(changes, NOTHING, "it is told once"),
+        }
+        assert!(Instant::now() < deadline, "it is never read again");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(files.problem(), None);
+}

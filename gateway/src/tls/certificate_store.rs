@@ -30,7 +30,8 @@ impl CertificateStore {
     }
 
     /// Checks a new pair and keeps it; the present one becomes the previous one. On disk when this
-    /// returns.
+    /// returns. The pair that is present already changes nothing: it comes a second time after a
+    /// crash, and must not cost the one before it.
     ///
     /// # Errors
     /// As for [`Certificate::from_pem`] and [`Certificate::check`], [`TlsError::Slot`],
@@ -46,10 +47,13 @@ impl CertificateStore {
         certificate.check(SystemTime::now())?;
         place.create()?;
         place.settle()?;
+        let pair = format!("{}\n{}\n", private_key.trim_end(), chain.trim_end());
         if let Some(current) = place.read(&place.current)? {
+            if current == pair.as_bytes() {
+                return Ok(certificate);
+            }
             atomic_file::replace(&place.previous, &current, MODE)?;
         }
-        let pair = format!("{}\n{}\n", private_key.trim_end(), chain.trim_end());
         atomic_file::replace(&place.current, pair.as_bytes(), MODE)?;
         Ok(certificate)
     }

@@ -249,3 +249,15 @@ fn a_pair_that_others_can_read_is_shut_again() {
     let mode = fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
+
+#[test]
+fn a_pair_that_is_saved_twice_costs_the_one_before_it_nothing() {
+    let data = Data::new();
+    let first = data.save();
+    let Pair { chain, key } = data.ca.ecdsa(&["a.example.org"]);
+    for _ in 0..2 {
+        let saved = data.store.save("main", &chain, &key).unwrap();
+        assert_eq!(data.current(), Some(saved.spki_sha256()));
+        assert_eq!(data.previous(), Some(first));
+    }
+}

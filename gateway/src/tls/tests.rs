@@ -625,3 +625,19 @@ fn a_client_that_prefers_a_group_but_sends_the_share_of_another_is_not_made_to_r
         &hello
     ));
 }
+
+#[tokio::test]
+async fn a_client_hello_without_end_is_refused_after_16_kib() {
+    let gateway = Gateway::new(&ServerTlsSettings::default());
+    let (near, mut far) = duplex(64 * 1024);
+    // A handshake message of 60,000 bytes by its own word, in full records, that stays incomplete.
+    let mut hello = vec![1, 0, 0xea, 0x60];
+    hello.resize(2 * 16_384, 0);
+    for part in hello.chunks(16_384) {
+        far.write_all(&[0x16, 3, 1, 0x40, 0]).await.unwrap();
+        far.write_all(part).await.unwrap();
+    }
+    let refused = tokio::time::timeout(Duration::from_secs(20), gateway.acceptor.accept(near));
+    let error = refused.await.expect("it waits for more").unwrap_err();
+    assert!(error.to_string().contains("ClientHello"), "{error}");
+}

@@ -42,8 +42,7 @@ pub(super) async fn open(
         .from_credentials(kept.credentials)
         .await
         .map_err(|error| explain(error, ca, transport))?;
-    if kept.contact != ca.contact {
-        tell_contact(&account, ca, transport).await?;
+    if kept.contact != ca.contact && tell_contact(&account, ca, transport).await {
         // Read again: credentials are used up by the account, and cannot be copied.
         if let Some(kept) = read(&path)? {
             let contact = ca.contact.clone();
@@ -77,10 +76,11 @@ pub(super) async fn register_again(
         .create_from_key((key, PrivateKeyDer::Pkcs8(pkcs8)), ca.directory.clone())
         .await
         .map_err(|error| explain(error, ca, transport))?;
-    if !ca.contact.is_empty() {
-        tell_contact(&account, ca, transport).await?;
-    }
-    let contact = ca.contact.clone();
+    let told = ca.contact.is_empty() || tell_contact(&account, ca, transport).await;
+    let contact = match told {
+        true => ca.contact.clone(),
+        false => Vec::new(),
+    };
     write(
         &path,
         &Kept {
@@ -121,13 +121,22 @@ async fn create(path: &Path, ca: &Ca, transport: &Transport) -> Result<Account, 
     Ok(account)
 }
 
-async fn tell_contact(account: &Account, ca: &Ca, transport: &Transport) -> Result<(), AcmeError> {
+/// Returns whether the CA took it. One that does not still renews: it is told again next time.
+async fn tell_contact(account: &Account, ca: &Ca, transport: &Transport) -> bool {
     let contact = mailto(ca);
     let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
-    account
-        .update_contacts(&contact)
-        .await
-        .map_err(|error| explain(error, ca, transport))
+    let told = account.update_contacts(&contact).await;
+    match told.map_err(|error| explain(error, ca, transport)) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(
+                directory = ca.directory,
+                %error,
+                "the CA was not told the new acme.contact; renewals go on"
+            );
+            false
+        }
+    }
 }
 
 fn mailto(ca: &Ca) -> Vec<String> {

@@ -13,7 +13,7 @@ use super::super::certificate::unix_seconds;
 use super::super::{Certificate, CertificateStore, Certificates, TlsError};
 use super::order::{Issued, Issuer, forget};
 use super::renewals::restore;
-use super::state::{Held, StateFile, Window};
+use super::state::{Held, StateFile, Unsaved, Window};
 use super::transport::Transport;
 use super::{
     AcmeError, Ca, Challenges, Doors, Preflight, RenewalStatus, Wanted, account, schedule,
@@ -28,6 +28,7 @@ pub(super) struct Workshop {
     pub certificates: Arc<Certificates>,
     pub challenges: Arc<Challenges>,
     pub doors: Arc<dyn Doors>,
+    pub unsaved: Unsaved,
 }
 
 /// Why the certificate is looked at.
@@ -71,12 +72,14 @@ impl Workshop {
     ) -> (Outcome, RenewalStatus) {
         let purpose = wanted.purpose(&self.ca);
         let mut file = match StateFile::open(&self.directory, &wanted.slot, &purpose) {
-            Ok(file) => file,
+            Ok(file) => file.remembering(&self.unsaved),
             Err(error) => {
                 let status = RenewalStatus::failed(&wanted.slot, &error.to_string());
                 return (Outcome::Failed(error.into()), status);
             }
         };
+        file.state
+            .distrust(unix_seconds(SystemTime::now()), PAUSE_MAX);
         let outcome = self.decide(wanted, occasion, &mut file).await;
         let status = self.status(wanted, &file);
         (outcome, status)
@@ -85,6 +88,9 @@ impl Workshop {
     async fn decide(&self, wanted: &Wanted, occasion: Occasion, file: &mut StateFile) -> Outcome {
         if let Some(outcome) = self.settle_held(wanted, occasion, file).await {
             return outcome;
+        }
+        if occasion == Occasion::Accepted {
+            return Outcome::NotDue;
         }
         // A certificate that is wanted since a reload may have been kept since an earlier run.
         let present = restore(&self.store, &self.certificates, &wanted.slot);
@@ -140,11 +146,16 @@ impl Workshop {
         file.state.last_attempt = Some(now);
         file.state.retry_at = Some(now + schedule::resume_delay(file.state.interrupted));
         file.state.interrupted = file.state.interrupted.saturating_add(1);
-        file.keep().await;
-        let made = tokio::time::timeout(DEADLINE, self.obtain(wanted, occasion, present, file));
-        let made = match made.await {
-            Ok(made) => made,
-            Err(_) => Err(AcmeError::TooSlow(DEADLINE.as_secs())),
+        // An attempt that nobody will remember must not reach the CA: its repetition would, too.
+        let made = match file.secure().await {
+            Ok(()) => {
+                let made = self.obtain(wanted, occasion, present, file);
+                match tokio::time::timeout(DEADLINE, made).await {
+                    Ok(made) => made,
+                    Err(_) => Err(AcmeError::TooSlow(DEADLINE.as_secs())),
+                }
+            }
+            Err(error) => Err(error.into()),
         };
         let made = match made {
             Ok(issued) => self.take(wanted, file, &issued).await,
@@ -157,17 +168,32 @@ impl Workshop {
                 file.state.asked_at = asked.then_some(now);
                 file.state.failures = 0;
                 file.state.last_error = None;
-                file.state.retry_at = None;
+                file.state.retry_at = self.rest(wanted, now);
                 file.state.window = None;
                 file.state.ask_again = None;
                 forget(file).await;
                 outcome
             }
             Err(error) => {
+                if error.ends_order() {
+                    // Taken from the CA again, it would be no better.
+                    forget(file).await;
+                }
                 self.failed(wanted, present, file, &error).await;
                 Outcome::Failed(error)
             }
         }
+    }
+
+    /// Until when to rest after a success, if the new certificate is due at once: a CA that issues
+    /// what is old already must not be asked in a loop.
+    fn rest(&self, wanted: &Wanted, now: i64) -> Option<i64> {
+        let new = self.certificates.get(&wanted.slot)?;
+        let (start, end) = (
+            unix_seconds(new.not_before()),
+            unix_seconds(new.not_after()),
+        );
+        schedule::rest(now, start, end)
     }
 
     async fn failed(
@@ -189,7 +215,8 @@ impl Workshop {
             );
         let delay = schedule::retry_delay(state.failures, cheap, lifetime, chance());
         let wish = error.retry_after().map_or(0, unix_seconds);
-        let retry_at = (now + delay).max(wish.min(now + PAUSE_MAX));
+        let left = present.map_or(i64::MAX, |present| unix_seconds(present.not_after()) - now);
+        let retry_at = schedule::retry_at(now, delay, wish.min(now + PAUSE_MAX), left);
         state.retry_at = Some(retry_at);
         state.last_error = Some(error.to_string());
         let (failures, wait) = (state.failures, retry_at - now);
@@ -215,6 +242,10 @@ impl Workshop {
         file: &mut StateFile,
     ) -> Result<Issued, AcmeError> {
         let transport = self.transport().await?;
+        if occasion == Occasion::Forced {
+            // Whatever is wrong with the one under way, a new one is what is asked for.
+            forget(file).await;
+        }
         if file.state.order.is_none() {
             self.preflight(wanted, occasion, &transport).await?;
         } else {
@@ -298,8 +329,8 @@ impl Workshop {
         let certificate = check(wanted, issued)?;
         let (bytes, depth) = (certificate.chain_bytes(), certificate.depth());
         // Nothing relies on a chain that there was none of before.
-        let renewed = self.certificates.get(&wanted.slot).is_some();
-        if renewed && exceeds(wanted, file, bytes, depth) {
+        let present = self.certificates.get(&wanted.slot);
+        if present.is_some() && exceeds(wanted, file, present.as_deref(), bytes, depth) {
             file.hold(&Held {
                 chain: issued.chain.clone(),
                 private_key: issued.private_key.clone(),
@@ -367,7 +398,8 @@ impl Workshop {
         if occasion == Occasion::Accepted {
             file.state.accepted = Some((bytes, depth));
         }
-        if !exceeds(wanted, file, bytes, depth) {
+        let present = restore(&self.store, &self.certificates, &wanted.slot);
+        if !exceeds(wanted, file, present.as_deref(), bytes, depth) {
             let put = self
                 .put_in_force(wanted, &issued.chain, &issued.private_key)
                 .await;
@@ -516,12 +548,28 @@ fn ask_at(id: &str, file: &StateFile) -> i64 {
     }
 }
 
-/// Whether a chain is over the budget, and over what the operator consented to.
-fn exceeds(wanted: &Wanted, file: &StateFile, bytes: usize, depth: usize) -> bool {
+/// Whether a chain is over the budget, over what the operator consented to, and over what is served
+/// already: devices that take the present chain take one like it.
+fn exceeds(
+    wanted: &Wanted,
+    file: &StateFile,
+    present: Option<&Certificate>,
+    bytes: usize,
+    depth: usize,
+) -> bool {
     let (accepted_bytes, accepted_depth) = file.state.accepted.unwrap_or_default();
-    bytes > wanted.max_chain_bytes.max(accepted_bytes)
-        || depth > wanted.max_chain_depth.max(accepted_depth)
+    let known_bytes = present.map_or(0, Certificate::chain_bytes);
+    let known_depth = present.map_or(0, Certificate::depth);
+    let known_bytes = match known_bytes.max(accepted_bytes) {
+        0 => 0,
+        known => known + CHAIN_SLACK,
+    };
+    bytes > wanted.max_chain_bytes.max(known_bytes)
+        || depth > wanted.max_chain_depth.max(accepted_depth).max(known_depth)
 }
+
+/// Octets that two certificates of the same kind may differ by: signatures and serial numbers vary.
+const CHAIN_SLACK: usize = 64;
 
 fn identifier(certificate: &Certificate) -> Option<CertificateIdentifier<'static>> {
     let der = CertificateDer::from(certificate.der());

@@ -63,6 +63,12 @@ pub enum AcmeError {
         offered: String,
     },
 
+    #[error(
+        "the CA wants proof of {name}, which was not ordered: nothing is proven to it; look whether \
+         acme.directory is the CA that you mean"
+    )]
+    Stranger { name: String },
+
     #[error("the CA has no profile {profile:?}; it has {offered}: correct or remove `profile`")]
     NoProfile { profile: String, offered: String },
 
@@ -88,6 +94,19 @@ impl AcmeError {
         match self {
             AcmeError::Unreachable { .. } => true,
             AcmeError::Refused(refusal) => refusal.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// Whether the order that it happened to can become no certificate any more. Any other may: what
+    /// the CA still works on, or will allow later, is kept with its key.
+    fn ends_order(&self) -> bool {
+        match self {
+            AcmeError::NotProven(_)
+            | AcmeError::NoChallenge { .. }
+            | AcmeError::Stranger { .. }
+            | AcmeError::Unusable(_) => true,
+            AcmeError::Refused(refusal) => refusal.is_about_key(),
             _ => false,
         }
     }

@@ -29,6 +29,10 @@ const POLL: RetryPolicy = RetryPolicy::new()
     .backoff(1.5)
     .timeout(PATIENCE);
 
+/// How old an order may be that is taken up, in seconds: whatever it waits for must not stand in the
+/// way of a new one for ever.
+const ORDER_MAX: i64 = 86_400;
+
 /// What an order needs beside itself.
 pub(super) struct Issuer {
     pub ca: Ca,
@@ -50,7 +54,7 @@ impl Issuer {
     /// `replaces` the certificate that this one is for (RFC 9773, 5).
     ///
     /// # Errors
-    /// [`AcmeError`]. After a transient one the order is kept and taken up by the next call.
+    /// [`AcmeError`]. Unless it ends the order, that is kept and taken up by the next call.
     pub async fn issue(
         &mut self,
         wanted: &Wanted,
@@ -65,8 +69,11 @@ impl Issuer {
         };
         let outcome = self.carry(&mut order, wanted, file, present_key).await;
         match &outcome {
-            Err(error) if error.is_transient() => {}
-            Err(_) => forget(file).await,
+            Err(error) if error.ends_order() || order.state().status == OrderStatus::Invalid => {
+                forget(file).await;
+            }
+            // The CA still works on it, or will take it later.
+            Err(_) => {}
             // Kept until the certificate is installed: a crash until then takes it from the CA again.
             Ok(_) => {}
         }
@@ -78,10 +85,16 @@ impl Issuer {
         let Some(under_way) = file.state.order.clone() else {
             return Ok(None);
         };
+        let now = unix_seconds(std::time::SystemTime::now());
+        if !(0..ORDER_MAX).contains(&(now - under_way.begun_at)) {
+            tracing::info!("the order under way got nowhere in a day: a new one is made");
+            forget(file).await;
+            return Ok(None);
+        }
         let found = self.account.order(under_way.url.clone()).await;
         let mut order = match found.map_err(|error| self.explain(error)) {
             Ok(order) => order,
-            Err(error) if error.is_transient() => return Err(error),
+            Err(error) if !is_gone(&error) => return Err(error),
             Err(error) => {
                 tracing::info!(%error, "the order under way is gone at the CA: a new one is made");
                 forget(file).await;
@@ -148,7 +161,8 @@ impl Issuer {
             url: order.url().to_owned(),
             begun_at: unix_seconds(std::time::SystemTime::now()),
         });
-        file.keep().await;
+        // An order that is not remembered is made again, and the CA counts them.
+        file.secure().await?;
         tracing::info!(
             certificate = wanted.slot,
             names = wanted
@@ -270,10 +284,13 @@ impl Issuer {
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization.map_err(|error| self.explain(error))?;
+            let name = authorization.identifier().to_string();
+            if !is_ordered(wanted, &name) {
+                return Err(AcmeError::Stranger { name });
+            }
             if authorization.status == AuthorizationStatus::Valid {
                 continue;
             }
-            let name = authorization.identifier().to_string();
             let offered: Vec<String> = authorization
                 .challenges
                 .iter()
@@ -406,11 +423,22 @@ impl Issuer {
     }
 }
 
+/// Whether the CA does not know the order any more, or not as ours.
+fn is_gone(error: &AcmeError) -> bool {
+    matches!(error, AcmeError::Refused(refusal) if !refusal.is_passing())
+}
+
 /// Forgets the order under way, and its key.
 pub(super) async fn forget(file: &mut StateFile) {
     file.state.order = None;
     file.clear_pending_key();
     file.keep().await;
+}
+
+/// Whether an identifier, as the library shows it, is one of the names of this certificate: a CA must
+/// not get the hook or a listener to prove anything else.
+fn is_ordered(wanted: &Wanted, name: &str) -> bool {
+    SubjectName::parse(name).is_ok_and(|name| wanted.names.contains(&name))
 }
 
 fn identifier(name: &SubjectName) -> Identifier {
@@ -431,5 +459,71 @@ fn is_about_replacing(error: &instant_acme::Error) -> bool {
         instant_acme::Error::Unsupported(_) => true,
         instant_acme::Error::Other(error) => error.to_string().starts_with("replaces field"),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::tls::acme::KeyType;
+
+    #[test]
+    fn only_names_that_were_ordered_are_proven() {
+        let names = ["a.example", "*.b.example", "2001:db8::1"];
+        let wanted = Wanted {
+            slot: "acme".to_owned(),
+            names: names
+                .iter()
+                .map(|n| SubjectName::parse(n).unwrap())
+                .collect::<BTreeSet<_>>(),
+            challenge: Challenge::Dns01,
+            profile: None,
+            reuse_key: true,
+            key_type: KeyType::EcdsaP256,
+            max_chain_bytes: 8_192,
+            max_chain_depth: 4,
+        };
+        for name in names {
+            assert!(is_ordered(&wanted, name), "{name}");
+        }
+        for name in [
+            "b.example",
+            "x.a.example",
+            "*.a.example",
+            "192.0.2.1",
+            "../x",
+            "",
+        ] {
+            assert!(!is_ordered(&wanted, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_order_that_the_ca_still_works_on_is_kept_and_one_that_failed_is_not() {
+        let refused = |kind: &str, retry_after| {
+            let json = format!(r#"{{"type":"urn:ietf:params:acme:error:{kind}"}}"#);
+            let problem = serde_json::from_str(&json).unwrap();
+            AcmeError::Refused(Box::new(problem::Refusal::of(&problem, retry_after)))
+        };
+        let later = Some(std::time::SystemTime::now());
+        for kept in [
+            AcmeError::TooSlow(120),
+            refused("rateLimited", None),
+            refused("rateLimited", later),
+            refused("serverInternal", later),
+            AcmeError::Nonsense("<html>".to_owned()),
+        ] {
+            assert!(!kept.ends_order() && !is_gone(&kept), "{kept}");
+        }
+        for over in [
+            AcmeError::NotProven("a.example".to_owned()),
+            AcmeError::Unusable("it is for b.example".to_owned()),
+            refused("badCSR", None),
+        ] {
+            assert!(over.ends_order(), "{over}");
+        }
+        assert!(is_gone(&refused("malformed", None)));
     }
 }

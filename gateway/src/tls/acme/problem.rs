@@ -34,6 +34,17 @@ impl Refusal {
         }
     }
 
+    /// Whether it will be another answer at another time, with nothing changed.
+    pub(super) fn is_passing(&self) -> bool {
+        ["badNonce", "serverInternal", "rateLimited"].contains(&self.kind.as_str())
+            || self.retry_after.is_some()
+    }
+
+    /// Whether the key or the request is what it does not want: the same key gets the same answer.
+    pub(super) fn is_about_key(&self) -> bool {
+        ["badPublicKey", "badCSR"].contains(&self.kind.as_str())
+    }
+
     pub(super) fn is_transient(&self) -> bool {
         ["badNonce", "serverInternal"].contains(&self.kind.as_str()) && self.retry_after.is_none()
     }
@@ -156,7 +167,9 @@ mod tests {
                 transient,
                 "{kind}"
             );
+            assert_eq!(Refusal::of(&problem(&json), None).is_passing(), transient);
             let later = Some(SystemTime::now());
+            assert!(Refusal::of(&problem(&json), later).is_passing(), "{kind}");
             assert!(
                 !Refusal::of(&problem(&json), later).is_transient(),
                 "{kind}"

@@ -19,6 +19,7 @@ use super::super::certificate::unix_seconds;
 use super::super::{Certificate, CertificateStore, Certificates, TlsError};
 use super::account::DIRECTORY;
 use super::attempt::{Occasion, Outcome, Workshop};
+use super::state::Unsaved;
 use super::{Challenge, Challenges, Plan, Preflight, Wanted};
 use crate::metrics::Metrics;
 
@@ -77,6 +78,7 @@ pub struct Renewals {
     shut: Mutex<Option<String>>,
     /// One attempt at a time: they are rare, and the CA counts them.
     turns: Arc<Semaphore>,
+    unsaved: Unsaved,
     wake: Notify,
 }
 
@@ -178,6 +180,7 @@ impl Renewals {
             private: Mutex::default(),
             shut: Mutex::default(),
             turns: Arc::new(Semaphore::new(1)),
+            unsaved: Unsaved::default(),
             wake: Notify::new(),
         })
     }
@@ -276,6 +279,9 @@ impl Renewals {
         };
         self.wake.notify_one();
         match outcome {
+            Outcome::NotDue if occasion == Occasion::Accepted => {
+                Err(format!("no certificate {slot} waits for consent"))
+            }
             Outcome::Renewed => Ok(format!("{slot}: a new certificate is in force")),
             Outcome::Held => Err(format!(
                 "{slot}: the new certificate waits, because its chain is longer than \
@@ -335,6 +341,7 @@ impl Renewals {
             certificates: parts.certificates.clone(),
             challenges: parts.challenges.clone(),
             doors: parts.doors.clone(),
+            unsaved: self.unsaved.clone(),
         };
         // States and certificates are files: a thread for blocking work drives all of it.
         let driver = Handle::current();

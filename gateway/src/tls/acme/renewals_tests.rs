@@ -269,3 +269,97 @@ async fn an_unknown_certificate_is_refused_with_the_names_there_are() {
     assert!(error.unwrap_err().contains("there is own"));
     assert!(world.renewals.preflight("owm").await.is_err());
 }
+
+#[tokio::test]
+async fn without_a_memory_nothing_is_asked_of_the_ca_and_the_pause_is_kept_all_the_same() {
+    // A CA that counts who comes.
+    let ca = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    ca.set_nonblocking(true).unwrap();
+    let directory = format!("https://{}/dir", ca.local_addr().unwrap());
+    let world = world(
+        move || Plan {
+            ca: Ca {
+                directory: directory.clone(),
+                ..nowhere()
+            },
+            certificates: vec![wanted("own", Challenge::TlsAlpn01)],
+        },
+        None,
+    );
+    // Where the state should be is a directory, which no file replaces.
+    let path = world.renewals.parts.data_directory.join("acme/own.json/x");
+    std::fs::create_dir_all(path).unwrap();
+    for _ in 0..3 {
+        world.renewals.clone().pass().await;
+    }
+    let status = world.renewals.statuses()["own"].clone();
+    assert!(status.last_error.unwrap().contains("own.json"));
+    assert_eq!(status.failures, 1, "one attempt, and then the pause");
+    assert!(status.next.unwrap() > unix_seconds(SystemTime::now()) + 30);
+    let came = ca.accept().unwrap_err().kind();
+    assert_eq!(came, std::io::ErrorKind::WouldBlock, "the CA was asked");
+}
+
+#[tokio::test]
+async fn consent_where_nothing_waits_orders_nothing() {
+    let world = world(
+        || Plan {
+            ca: nowhere(),
+            certificates: vec![wanted("own", Challenge::TlsAlpn01)],
+        },
+        None,
+    );
+    // It went into force while this one waited for its turn.
+    let plan = (world.renewals.parts.plan)();
+    let wanted = plan.certificates[0].clone();
+    let outcome = world.renewals.one(&plan, wanted, Occasion::Accepted).await;
+    assert!(matches!(outcome, Outcome::NotDue), "{outcome:?}");
+    assert_eq!(world.metrics.certificate_renewals_failed.get(), 0);
+}
+
+#[tokio::test]
+async fn a_chain_like_the_one_in_force_needs_no_consent() {
+    let authority = Authority::new("CA");
+    let world = world(
+        || Plan {
+            ca: nowhere(),
+            certificates: vec![Wanted {
+                max_chain_bytes: 300,
+                max_chain_depth: 1,
+                ..wanted("own", Challenge::TlsAlpn01)
+            }],
+        },
+        None,
+    );
+    let first = authority.ecdsa(&["127.0.0.1"]);
+    let store = &world.renewals.store;
+    store.save("own", &first.chain, &first.key).unwrap();
+    world.renewals.load();
+    let plan = (world.renewals.parts.plan)();
+    let directory = world.renewals.parts.data_directory.join(DIRECTORY);
+    let purpose = plan.certificates[0].purpose(&plan.ca);
+    let hold = |pair: &crate::tls::testing::Pair| {
+        let file = crate::tls::acme::state::StateFile::open(&directory, "own", &purpose).unwrap();
+        let held = crate::tls::acme::state::Held {
+            chain: pair.chain.clone(),
+            private_key: pair.key.clone(),
+        };
+        file.hold(&held).unwrap();
+    };
+    let served = || world.certificates.get("own").unwrap().sha256();
+    let longer = {
+        let pair = authority.ecdsa(&["127.0.0.1"]);
+        crate::tls::testing::Pair {
+            chain: format!("{}{}", pair.chain, authority.certificate()),
+            key: pair.key,
+        }
+    };
+    let before = served();
+    hold(&longer);
+    world.renewals.clone().pass().await;
+    assert_eq!(served(), before, "a longer one waits");
+    let like = authority.ecdsa(&["127.0.0.1"]);
+    hold(&like);
+    world.renewals.clone().pass().await;
+    assert_eq!(served(), like.load().unwrap().sha256());
+}

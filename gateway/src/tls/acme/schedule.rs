@@ -63,6 +63,26 @@ pub(super) fn retry_delay(failures: u32, cheap: bool, lifetime: Option<i64>, cha
     (delay + jitter).max(1)
 }
 
+/// When to try again after a failure: after `delay` seconds, or when the CA wishes, but before half
+/// of what is `left` of the present certificate's life is over.
+pub(super) fn retry_at(now: i64, delay: i64, wish: i64, left: i64) -> i64 {
+    let latest = match left {
+        // There is nothing to lose any more.
+        ..=0 => i64::MAX,
+        left => now.saturating_add(left / 2),
+    };
+    (now + delay).max(wish.min(latest))
+}
+
+/// Until when nothing is asked for after a success: the new certificate is not due before, unless it
+/// was old when it came. A tenth of what is left of its life, and a minute if it is made for longer
+/// than ten.
+pub(super) fn rest(now: i64, not_before: i64, not_after: i64) -> Option<i64> {
+    let short = ((not_after - not_before) / 10).clamp(1, 60);
+    let until = now + ((not_after - now) / 10).max(short);
+    (by_age(not_before, not_after) < until).then_some(until)
+}
+
 /// How long a restart leaves an attempt alone that was cut short this many times in a row: a loop of
 /// restarts must not hammer the CA, and one restart should not cost a certificate.
 pub(super) fn resume_delay(interrupted: u32) -> i64 {
@@ -151,6 +171,27 @@ mod tests {
         let at = |seconds| ask_again(0, Duration::from_secs(seconds), life);
         assert_eq!((at(0), at(6 * 3_600), at(1 << 40)), (60, 6 * HOUR, DAY));
         assert_eq!(ask_again(0, Duration::from_secs(21_600), 300), 30);
+    }
+
+    #[test]
+    fn a_pause_that_the_ca_wants_is_kept_unless_it_costs_the_certificate() {
+        let wish = 5 * DAY;
+        assert_eq!(retry_at(0, 300, wish, i64::MAX), wish);
+        assert_eq!(retry_at(0, 300, wish, 60 * DAY), wish);
+        assert_eq!(retry_at(0, 300, wish, 2 * DAY), DAY);
+        assert_eq!(retry_at(0, 300, wish, 10), 300);
+        assert_eq!(retry_at(0, 300, wish, -1), wish);
+        assert_eq!(retry_at(0, 300, 0, DAY), 300);
+    }
+
+    #[test]
+    fn a_certificate_that_is_old_when_it_comes_is_not_replaced_at_once() {
+        let now = 100 * DAY;
+        assert_eq!(rest(now, now, now + 90 * DAY), None);
+        assert_eq!(rest(now, now, now + 12), None);
+        assert_eq!(rest(now, now - 80 * DAY, now + 10 * DAY), Some(now + DAY));
+        assert_eq!(rest(now, now - 90 * DAY, now + 1), Some(now + 60));
+        assert_eq!(rest(now, now - 10, now + 2), Some(now + 1));
     }
 
     #[test]

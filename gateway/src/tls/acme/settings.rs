@@ -79,10 +79,11 @@ impl Wanted {
     pub(super) fn purpose(&self, ca: &Ca) -> String {
         let names: Vec<String> = self.names.iter().map(ToString::to_string).collect();
         format!(
-            "{} {} {} {}",
+            "{} {} {} {:?} {}",
             ca.directory,
             self.challenge,
             self.profile.as_deref().unwrap_or("-"),
+            self.key_type,
             names.join(",")
         )
     }

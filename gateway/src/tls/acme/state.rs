@@ -1,10 +1,13 @@
 //! What must be remembered of a renewal across restarts? One small file for each certificate, so that
 //! a restart takes up an order where it was, and a loop of restarts cannot hammer the CA.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::super::{TlsError, atomic_file, pem};
@@ -73,8 +76,14 @@ pub(super) struct TxtRecord {
 pub(super) struct StateFile {
     directory: PathBuf,
     name: String,
+    unsaved: Unsaved,
     pub state: State,
 }
+
+/// States that could not be written, by name: as long as the gateway runs, a disk that takes nothing
+/// must not make it forget how long it is to leave the CA alone. Clones share what they hold.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unsaved(Arc<Mutex<BTreeMap<String, State>>>);
 
 /// A certificate with its key that waits for consent, as PEM.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +91,31 @@ pub(super) struct Held {
     pub chain: String,
     pub private_key: String,
 }
+
+impl State {
+    /// Forgets what only a clock that was ahead can have written: `pause_max` seconds is the longest
+    /// that anything waits. Without this, renewals would stop until that time comes.
+    pub fn distrust(&mut self, now: i64, pause_max: i64) {
+        let ahead = |at: &Option<i64>| at.is_some_and(|at| at > now + CLOCK_STEP);
+        let latest = now + pause_max + CLOCK_STEP;
+        if ahead(&self.last_attempt) || self.retry_at.is_some_and(|at| at > latest) {
+            self.retry_at = None;
+            self.last_attempt = None;
+        }
+        if ahead(&self.asked_at) {
+            self.asked_at = None;
+        }
+        if self.ask_again.is_some_and(|at| at > latest) {
+            self.ask_again = None;
+        }
+        if let Some(window) = self.window.as_mut().filter(|w| w.ask_again > latest) {
+            window.ask_again = now;
+        }
+    }
+}
+
+/// Seconds that a clock may be set back without a doubt about what was written before.
+const CLOCK_STEP: i64 = 60;
 
 impl StateFile {
     /// Reads the state; what cannot be read is forgotten with a warning: it saves requests, and a
@@ -94,6 +128,7 @@ impl StateFile {
         let mut file = StateFile {
             directory: directory.to_owned(),
             name: name.to_owned(),
+            unsaved: Unsaved::default(),
             state: State::default(),
         };
         let path = file.path("json");
@@ -107,6 +142,11 @@ impl StateFile {
             }
         }
         if file.state.purpose != purpose {
+            // What waits for consent was ordered for something else; without a purpose, the state
+            // was lost and nothing is known about it.
+            if !file.state.purpose.is_empty() {
+                file.clear_held();
+            }
             file.state = State {
                 purpose: purpose.to_owned(),
                 records: std::mem::take(&mut file.state.records),
@@ -117,22 +157,53 @@ impl StateFile {
         Ok(file)
     }
 
-    /// Does file I/O.
+    /// The same, with what an earlier one could not write.
+    pub fn remembering(mut self, unsaved: &Unsaved) -> StateFile {
+        if let Some(newer) = unsaved.0.lock().get(&self.name)
+            && newer.purpose == self.state.purpose
+        {
+            self.state = newer.clone();
+        }
+        self.unsaved = unsaved.clone();
+        self
+    }
+
+    /// Does file I/O. What cannot be written is remembered by [`Unsaved`].
     ///
     /// # Errors
     /// [`TlsError::Write`].
     pub fn save(&self) -> Result<(), TlsError> {
         // It has no map and no float, so it is always JSON.
         let text = serde_json::to_vec_pretty(&self.state).unwrap_or_default();
-        atomic_file::replace(&self.path("json"), &text, 0o600)
+        let saved = atomic_file::replace(&self.path("json"), &text, 0o600);
+        let mut unsaved = self.unsaved.0.lock();
+        match saved {
+            Ok(()) => unsaved.remove(&self.name),
+            Err(_) => unsaved.insert(self.name.clone(), self.state.clone()),
+        };
+        saved
+    }
+
+    /// Saves without holding up the async worker, before a step that must not be taken unless it is
+    /// remembered.
+    ///
+    /// # Errors
+    /// [`TlsError::Write`].
+    pub async fn secure(&self) -> Result<(), TlsError> {
+        let this = self.clone();
+        let saved = tokio::task::spawn_blocking(move || this.save()).await;
+        saved.unwrap_or_else(|ended| {
+            Err(TlsError::Write {
+                path: self.path("json"),
+                source: io::Error::other(ended),
+            })
+        })
     }
 
     /// Saves without holding up the async worker; a failure is logged, because the step it is about
     /// is done already.
     pub async fn keep(&self) {
-        let this = self.clone();
-        let saved = tokio::task::spawn_blocking(move || this.save()).await;
-        if let Ok(Err(error)) = saved {
+        if let Err(error) = self.secure().await {
             tracing::error!(%error, "the state of a renewal is not kept: a restart would begin it anew");
         }
     }
@@ -239,6 +310,69 @@ mod tests {
         let other = StateFile::open(directory.path(), "acme", "two").unwrap();
         assert_eq!((other.state.failures, other.state.retry_at), (0, None));
         assert_eq!(other.state.records, file.state.records);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_once_does_not_stop_renewals_for_years() {
+        const YEAR: i64 = 365 * 86_400;
+        const WEEK: i64 = 7 * 86_400;
+        let now = 1_000_000_000;
+        let ahead = State {
+            failures: 2,
+            last_attempt: Some(now + YEAR),
+            retry_at: Some(now + WEEK / 2),
+            asked_at: Some(now + YEAR),
+            ask_again: Some(now + YEAR),
+            window: Some(Window {
+                certificate: String::new(),
+                start: now,
+                end: now,
+                chosen: now,
+                ask_again: now + YEAR,
+            }),
+            ..State::default()
+        };
+        let mut state = ahead.clone();
+        state.distrust(now, WEEK);
+        assert_eq!((state.retry_at, state.asked_at), (None, None));
+        assert_eq!(
+            (state.ask_again, state.window.unwrap().ask_again),
+            (None, now)
+        );
+        assert_eq!(state.failures, 2);
+        let mut state = State {
+            last_attempt: Some(now - 5),
+            retry_at: Some(now + YEAR),
+            ..State::default()
+        };
+        state.distrust(now, WEEK);
+        assert_eq!(state.retry_at, None);
+        // What a right clock wrote stays.
+        let right = State {
+            last_attempt: Some(now),
+            retry_at: Some(now + WEEK),
+            ask_again: Some(now + 86_400),
+            ..State::default()
+        };
+        let mut state = right.clone();
+        state.distrust(now, WEEK);
+        assert_eq!(state, right);
+    }
+
+    #[test]
+    fn what_waits_for_consent_is_forgotten_when_something_else_is_wanted() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = Held {
+            chain: "chain".to_owned(),
+            private_key: "key".to_owned(),
+        };
+        let file = StateFile::open(directory.path(), "acme", "one").unwrap();
+        file.save().unwrap();
+        file.hold(&held).unwrap();
+        let same = StateFile::open(directory.path(), "acme", "one").unwrap();
+        assert!(same.held() == Some(held));
+        let other = StateFile::open(directory.path(), "acme", "two").unwrap();
+        assert!(other.held().is_none());
     }
 
     #[test]

@@ -27,6 +27,9 @@ use super::AcmeError;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// A chain or an order is a few KB.
 const ANSWER_MAX: usize = 1 << 20;
+/// The longest pause that a CA is believed to want. The library adds what it says to the time, and
+/// dies where that is more than time can be.
+const PAUSE_MAX: Duration = Duration::from_secs(7 * 86_400);
 const AGENT: &str = concat!("postern/", env!("CARGO_PKG_VERSION"));
 
 /// A client for one CA. Cheap to clone; clones share what was noted.
@@ -117,7 +120,8 @@ impl Transport {
             request.headers_mut().insert(USER_AGENT, agent);
         }
         let answer = tokio::time::timeout(DEADLINE, async {
-            let (parts, body) = self.client.request(request).await?.into_parts();
+            let (mut parts, body) = self.client.request(request).await?.into_parts();
+            bound_retry_after(&mut parts.headers, SystemTime::now());
             let body = Limited::new(body, ANSWER_MAX).collect().await?.to_bytes();
             Ok::<_, Failure>(Response::from_parts(parts, Full::new(body)))
         })
@@ -174,6 +178,23 @@ fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
+/// Cuts what `Retry-After` (RFC 9110, 10.2.3) asks for to [`PAUSE_MAX`].
+fn bound_retry_after(headers: &mut HeaderMap, now: SystemTime) {
+    let Some(Ok(text)) = headers.get(RETRY_AFTER).map(HeaderValue::to_str) else {
+        return;
+    };
+    let text = text.trim();
+    let number = text.strip_prefix('+').unwrap_or(text);
+    let over = match number.is_empty() || number.bytes().any(|b| !b.is_ascii_digit()) {
+        // More digits than a u64 has are a long time, too.
+        false => number.parse().unwrap_or(u64::MAX) > PAUSE_MAX.as_secs(),
+        true => http_date(headers, &RETRY_AFTER).is_some_and(|date| date > now + PAUSE_MAX),
+    };
+    if over {
+        headers.insert(RETRY_AFTER, HeaderValue::from(PAUSE_MAX.as_secs()));
+    }
+}
+
 fn http_date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let text = headers.get(name)?.to_str().ok()?;
     httpdate::HttpDate::from_str(text)
@@ -201,4 +222,32 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         cause = next.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_may_ask_for_a_week_and_for_no_pause_that_time_cannot_hold() {
+        for (said, heard) in [
+            ("120", "120"),
+            ("604800", "604800"),
+            ("604801", "604800"),
+            ("18446744073709551615", "604800"),
+            ("+18446744073709551615", "604800"),
+            ("99999999999999999999999999", "604800"),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", "604800"),
+            (
+                "Thu, 01 Jan 1970 00:00:00 GMT",
+                "Thu, 01 Jan 1970 00:00:00 GMT",
+            ),
+            ("soon", "soon"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(said));
+            bound_retry_after(&mut headers, SystemTime::now());
+            assert_eq!(headers[RETRY_AFTER], heard, "{said}");
+        }
+    }
 }
