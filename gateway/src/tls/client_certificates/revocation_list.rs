@@ -14,9 +14,8 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::authority::Authority;
 use crate::tls::pem;
+use crate::tls::private_ca::signing::LIST_MAX;
 
-/// Bytes of a file, at most: half a million revocations.
-const FILE_MAX: u64 = 16 << 20;
 /// How far the clock of a CA may be ahead of ours, in seconds.
 const SKEW: i64 = 300;
 
@@ -188,7 +187,7 @@ impl ListFile {
     /// in force.
     fn read(&self, authorities: &[Authority], now: i64) -> Result<Vec<List>, Unusable> {
         let path = self.path.display();
-        let contents = pem::read_at_most(&self.path, FILE_MAX).map_err(|error| Unusable {
+        let contents = pem::read_at_most(&self.path, LIST_MAX).map_err(|error| Unusable {
             problem: match error.kind() {
                 io::ErrorKind::NotFound => format!("{path} is missing"),
                 _ => format!("{path} cannot be read: {error}"),
