@@ -184,13 +184,13 @@ impl Imported {
             .and_then(|()| rand::fill(&mut hash))
             .ok()?;
         Some(match cost {
-            Cost::Sha512 => format!("$6${}${}", STANDARD.encode(&salt), STANDARD.encode(&hash)),
+            Cost::Sha512 => format!("$6${}${}", STANDARD.encode(salt), STANDARD.encode(hash)),
             Cost::Pbkdf2(iterations) => {
-                let (salt, hash) = (STANDARD.encode(&salt), STANDARD.encode(&hash));
+                let (salt, hash) = (STANDARD.encode(salt), STANDARD.encode(hash));
                 format!("$7${iterations}${salt}${hash}")
             }
             Cost::Argon2id(params) => {
-                let (salt, hash) = (STANDARD_NO_PAD.encode(&salt), STANDARD_NO_PAD.encode(&hash));
+                let (salt, hash) = (STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(hash));
                 let (memory, passes, lanes) = (params.m_cost(), params.t_cost(), params.p_cost());
                 format!("$argon2id$v=19$m={memory},t={passes},p={lanes}${salt}${hash}")
             }

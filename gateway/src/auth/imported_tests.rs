@@ -30,7 +30,7 @@ fn argon2id(password: &[u8], memory: u32, passes: u32) -> String {
         &mut Memory::default(),
     )
     .unwrap();
-    let (salt, hash) = (STANDARD_NO_PAD.encode(&salt), STANDARD_NO_PAD.encode(&hash));
+    let (salt, hash) = (STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(hash));
     format!("$argon2id$v=19$m={memory},t={passes},p=1${salt}${hash}")
 }
 
