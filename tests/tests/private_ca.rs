@@ -429,10 +429,22 @@ async fn what_cannot_be_issued_is_refused_before_anything_is_written() {
         .try_ca(&["issue", "device", "a", "--out", "out"], "")
         .await;
     assert!(again.expect_one_line_failure().contains("--force"));
+    // The CA's own files: the same are welcome, others are not replaced unasked, and no device takes their name.
+    world.ca(&["issue", "device", "b", "--out", "out"]).await;
+    world.ca(&["revoke", "b"]).await;
+    std::fs::create_dir(world.path("other")).expect("made");
+    std::fs::write(world.path("other/ca.pem"), "another CA").expect("written");
+    for (name, folder, words) in [("b", "other", "--force"), ("CA", "out", "another name")] {
+        let arguments = ["issue", "device", name, "--out", folder];
+        let failed = world.try_ca(&arguments, "").await.expect_one_line_failure();
+        assert!(failed.contains(words), "{failed}");
+    }
+    let there = std::fs::read(world.path("other/ca.pem")).expect("there");
+    assert_eq!(there, b"another CA");
     assert_eq!(
         world.ca(&["list"]).await.stdout.lines().count(),
-        2,
-        "head and one certificate"
+        3,
+        "head and two certificates"
     );
     world
         .ca(&["issue", "device", "a", "--out", "out", "--force"])

@@ -536,3 +536,48 @@ async fn changes_at_the_same_time_all_end_up_in_force() {
         Err(AdminError::Store(StoreError::RuleExists(_)))
     ));
 }
+
+// C1
+#[tokio::test]
+async fn revoking_a_name_leaves_no_certificate_of_it_however_many_there_are() {
+    let world = World::new().await;
+    let Answer::Ca(ca) = world.run(Command::InitCa).await.unwrap() else {
+        panic!("no CA");
+    };
+    let facts = crate::tls::PrivateCa::at(world.dir.path())
+        .facts()
+        .unwrap()
+        .unwrap();
+    assert_eq!(facts.pem, ca.certificate);
+    for number in 0..1_003 {
+        let certificate = crate::store::NewCertificate {
+            issuer: facts.id.clone(),
+            serial: format!("0a{number:06}"),
+            kind: "device".to_owned(),
+            name: "lamp".to_owned(),
+            fingerprint: [7; 32],
+            not_after: 4_000_000_000,
+        };
+        assert!(
+            world
+                .admin
+                .accounts
+                .add_certificate(&certificate)
+                .await
+                .unwrap()
+        );
+    }
+    let (message, _) = world
+        .done(Command::RevokeCertificate {
+            which: "lamp".to_owned(),
+            reason: crate::admin::command::RevocationReason::Superseded,
+        })
+        .await;
+    assert!(message.ends_with("and 3 more revoked"), "{message}");
+    let left = world
+        .admin
+        .accounts
+        .certificates_called(&facts.id, "lamp")
+        .await;
+    assert_eq!(left.unwrap(), []);
+}

@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{AdminError, FirstAccount};
 use crate::auth::SecretKey;
 use crate::store::{Accounts, messages::Messages};
+use crate::tls::private_ca::signing::LIST_MAX;
 use crate::tls::{CertificateStore, acme};
 
 /// A file of the data directory that must survive. What is not listed is made anew by the next start.
@@ -28,7 +29,7 @@ pub struct Part {
 pub enum PartKind {
     /// Copied by SQLite, because its write-ahead log belongs to it.
     Database,
-    /// At most [`Part::FILE_MAX`] bytes.
+    /// At most [`Part::max`] bytes.
     File,
 }
 
@@ -41,12 +42,14 @@ impl Part {
         Part::file(FirstAccount::FILE, 0o600),
         Part::file("tls/ca.pem", 0o644),
         Part::file("tls/ca.key", 0o600),
-        Part::file("tls/ca.crl", 0o644),
+        Part::file(Self::LIST, 0o644),
         Part::file("tls/server.pem", 0o644),
         Part::file("tls/server.key", 0o600),
     ];
-    /// Bytes of a part that is not a database: certificates and keys have a few thousand.
-    pub const FILE_MAX: u64 = 1 << 20;
+    /// The list of revoked certificates grows.
+    const LIST: &str = "tls/ca.crl";
+    /// Bytes of certificates and keys, at most: they have a few thousand.
+    const FILE_MAX: u64 = 1 << 20;
 
     const fn database(name: &'static str) -> Part {
         Part {
@@ -61,6 +64,14 @@ impl Part {
             name: Cow::Borrowed(name),
             mode,
             kind: PartKind::File,
+        }
+    }
+
+    /// Bytes of a part that is not a database, at most.
+    pub fn max(&self) -> u64 {
+        match &*self.name {
+            Self::LIST => LIST_MAX,
+            _ => Self::FILE_MAX,
         }
     }
 
@@ -132,7 +143,7 @@ impl Backup {
                     Messages::snapshot(directory, &into).await?;
                 }
                 PartKind::Database => continue,
-                PartKind::File if copy(&directory.join(&*part.name), &into)? => {}
+                PartKind::File if copy(&directory.join(&*part.name), &into, part.max())? => {}
                 // The first account's password was removed; a certificate of the operator's own lies elsewhere.
                 PartKind::File => continue,
             }
@@ -210,15 +221,17 @@ fn check_room(directory: &Path) -> Result<(), AdminError> {
 }
 
 /// Copies a small file; `false` if there is none.
-fn copy(from: &Path, into: &Path) -> Result<bool, AdminError> {
+fn copy(from: &Path, into: &Path, max: u64) -> Result<bool, AdminError> {
     let mut source = match File::open(from) {
         Ok(source) => source,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed("read", from)(error)),
     };
     let length = source.metadata().map_err(failed("read", from))?.len();
-    if length > Part::FILE_MAX {
-        let large = io::Error::other(format!("it has {length} bytes, far too many"));
+    if length > max {
+        let large = io::Error::other(format!(
+            "it has {length} bytes, far too many: at most {max}"
+        ));
         return Err(failed("back up", from)(large));
     }
     if let Some(folder) = into.parent() {
@@ -261,6 +274,7 @@ mod tests {
             .unwrap();
         fs::create_dir(path.join("tls")).unwrap();
         fs::write(path.join("tls/ca.pem"), "certificate").unwrap();
+        fs::write(path.join("tls/ca.crl"), vec![b'a'; 2 << 20]).unwrap();
         fs::write(path.join("lock"), "1").unwrap();
         fs::create_dir_all(path.join("certificates/main")).unwrap();
         fs::write(path.join("certificates/main/pair.pem"), "pair").unwrap();
@@ -274,6 +288,7 @@ mod tests {
             Accounts::FILE,
             SecretKey::FILE,
             "tls/ca.pem",
+            "tls/ca.crl",
             "certificates/main/pair.pem",
             "acme/account-0123abcd.json",
         ];

@@ -13,8 +13,8 @@ use tokio::time::{error::Elapsed, timeout};
 use super::control::{LINE_MAX, read_line};
 use super::{AdminError, Answer, Command, Import, PartLine, Reply, command::Transfer};
 
-/// Longest answer, in bytes: a page of a list.
-const ANSWER_MAX: usize = 4 * 1024 * 1024;
+/// Longest answer, in bytes: a revocation list, with its line ends escaped.
+const ANSWER_MAX: usize = 20 << 20;
 /// A command may wait for a place in the password pool.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Copying a large message store takes as long as its disk does.

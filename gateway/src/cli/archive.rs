@@ -164,7 +164,7 @@ pub(super) fn unpack(
         let Some(part) = Part::named(&name) else {
             return Err(format!("its entry {name:?} does not belong to a backup"));
         };
-        if part.kind == PartKind::File && size > Part::FILE_MAX {
+        if part.kind == PartKind::File && size > part.max() {
             return Err(format!("its entry {name:?} has {size} bytes, far too many"));
         }
         let into = folder.join(&*part.name);

@@ -179,7 +179,11 @@ async fn issue(
         }
     };
     // Whatever can fail comes before the certificate: it would be one that nobody has.
-    let files = Files::prepare(&common.out, &name, key.is_some(), common.force)?;
+    let ca = match Reach::once(dir, false, Command::ShowCa).await? {
+        Answer::Ca(ca) => ca.certificate,
+        other => return output::done(other, out),
+    };
+    let files = Files::prepare(&common.out, &name, &ca, key.is_some(), common.force)?;
     if let Some(file) = &common.pkcs12 {
         certificate_files::check(file, common.force)?;
     }

@@ -11,6 +11,9 @@ use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, PrivateKey, PrivateKeyC
 use super::CliError;
 use crate::tls::private_ca::signing::{KeyRequest, to_der};
 
+/// The files of the CA's certificate, beside those of what it issued.
+const CA_STEM: &str = "ca";
+
 /// The files of one certificate, before it is there.
 pub(super) struct Files {
     folder: PathBuf,
@@ -19,23 +22,34 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Makes the folder and sees to it that nothing is in the way.
+    /// Makes the folder and sees to it that nothing is in the way. `ca` is the CA's certificate in PEM:
+    /// the same one for every device, so that it may be there already.
     pub fn prepare(
         folder: &Path,
         name: &str,
+        ca: &str,
         with_key: bool,
         force: bool,
     ) -> Result<Files, CliError> {
+        let stem = stem(name);
+        if stem.eq_ignore_ascii_case(CA_STEM) {
+            return Err(CliError::NameOfCa(name.to_owned()));
+        }
         let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
         made.map_err(|source| CliError::file("create", folder, source))?;
         let files = Files {
             folder: folder.to_owned(),
-            stem: stem(name),
+            stem,
             force,
         };
         let keys: &[&str] = if with_key { &["key", "key.der"] } else { &[] };
         for ending in ["pem", "der"].iter().chain(keys) {
             check(&files.path(ending), force)?;
+        }
+        for (path, contents) in files.of_ca(ca)? {
+            if !holds(&path, &contents) {
+                check(&path, force)?;
+            }
         }
         Ok(files)
     }
@@ -72,18 +86,36 @@ impl Files {
             force,
             "certificate, DER",
         )?;
-        // The same one for every device.
-        let path = self.folder.join("ca.pem");
-        let what = "CA certificate, PEM: what the device trusts";
-        put(path, ca.as_bytes(), 0o644, true, what)?;
-        let (path, contents) = (self.folder.join("ca.der"), der(ca)?);
-        put(path, &contents, 0o644, true, "CA certificate, DER")?;
+        let what = [
+            "CA certificate, PEM: what the device trusts",
+            "CA certificate, DER",
+        ];
+        for ((path, contents), what) in self.of_ca(ca)?.into_iter().zip(what) {
+            if !holds(&path, &contents) {
+                write(&path, &contents, 0o644, force)?;
+            }
+            written.push((path, what));
+        }
         Ok(written)
+    }
+
+    /// PEM and DER.
+    fn of_ca(&self, ca: &str) -> Result<[(PathBuf, Vec<u8>); 2], CliError> {
+        let der = to_der(ca).ok_or_else(|| CliError::Version("DER".to_owned()))?;
+        let path = |ending| self.folder.join(format!("{CA_STEM}.{ending}"));
+        Ok([(path("pem"), ca.as_bytes().to_vec()), (path("der"), der)])
     }
 
     fn path(&self, ending: &str) -> PathBuf {
         self.folder.join(format!("{}.{ending}", self.stem))
     }
+}
+
+/// Whether the file is there with these contents.
+fn holds(path: &Path, contents: &[u8]) -> bool {
+    let length = |path: &Path| Some(fs::metadata(path).ok()?.len());
+    length(path) == Some(contents.len() as u64)
+        && fs::read(path).is_ok_and(|there| there == contents)
 }
 
 /// Refuses a file that is there, unless it may be replaced.

@@ -110,6 +110,8 @@ enum CliError {
         restrictions: usize,
         decisions: usize,
     },
+    #[error("the files of {0:?} would be those of the CA's certificate; choose another name")]
+    NameOfCa(String),
     #[error("{0} is not the name of a file; name the file to make")]
     NoFileName(PathBuf),
     #[error("cannot {action} {path}: {source}; check the access rights and the free space there")]

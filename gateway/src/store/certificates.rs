@@ -86,7 +86,8 @@ impl Accounts {
         read.map_err(|error| self.error(error))
     }
 
-    /// Certificates of a CA that have this name or this serial number and are not revoked.
+    /// Certificates of a CA that have this name or this serial number and are not revoked: the first
+    /// thousand in the order they were issued.
     pub async fn certificates_called(
         &self,
         issuer: &str,

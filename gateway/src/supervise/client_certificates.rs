@@ -2,7 +2,7 @@
 //! their client is connected, and the private CA's own register and list.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use hashbrown::HashSet;
 
@@ -32,13 +32,8 @@ pub(super) async fn forget_wills(registry: &Arc<Registry>, administration: &Admi
     }
 }
 
-/// Never ends.
-pub(super) async fn watch(
-    registry: Arc<Registry>,
-    administration: Arc<Administration>,
-    trusts: Arc<ClientTrusts>,
-) {
-    let mut kept = Instant::now();
+/// Looks at lists and at the clock. Waits for nobody's turn: what is revoked ends at once. Never ends.
+pub(super) async fn watch(registry: Arc<Registry>, trusts: Arc<ClientTrusts>) {
     loop {
         tokio::time::sleep(LOOK).await;
         if !trusts.is_empty() {
@@ -52,10 +47,14 @@ pub(super) async fn watch(
             let ended = &registry.metrics().client_certificates_ended;
             ended.add(expired as u64);
         }
-        if kept.elapsed() >= KEEP {
-            kept = Instant::now();
-            keep_ca(&administration).await;
-        }
+    }
+}
+
+/// Looks after the private CA, which may have to wait for an administrator's turn. Never ends.
+pub(super) async fn keep(administration: Arc<Administration>) {
+    loop {
+        tokio::time::sleep(KEEP).await;
+        keep_ca(&administration).await;
     }
 }
 

@@ -147,11 +147,8 @@ impl Gateway {
         let users = administration.users().clone();
         let sessions = Sessions::new(registry.clone(), users, trusts.clone());
         administration.attach(Arc::new(sessions));
-        engine.spawn(client_certificates::watch(
-            registry.clone(),
-            administration.clone(),
-            trusts.clone(),
-        ));
+        engine.spawn(client_certificates::watch(registry.clone(), trusts.clone()));
+        engine.spawn(client_certificates::keep(administration.clone()));
         let door = start_door(&config, &metrics, &mut engine);
         administration.attach_door(door.clone());
         let context = Arc::new(Context {

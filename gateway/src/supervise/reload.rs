@@ -1,6 +1,8 @@
 //! SIGHUP: what of a new configuration can take effect while clients are connected, all of it or nothing.
 
-use broker_config::Config;
+use std::collections::BTreeMap;
+
+use broker_config::{ClientCertificates, Config, Listener};
 
 use super::{Gateway, auth_settings, certificates, logging};
 use crate::{admin::end_certificates, auth::AuthError, session::settings::Settings, tls::TlsError};
@@ -20,16 +22,13 @@ impl Gateway {
     /// Takes a validated configuration; gives the keys whose change waits for a restart.
     pub fn reload(&self, mut new: Config) -> Result<Vec<String>, ReloadError> {
         let old = self.config.load_full();
-        let waiting = old.restart_keys(&new);
+        let mut waiting = old.restart_keys(&new);
         // What waits for a restart keeps its value until then.
         new.data_dir = old.data_dir.clone();
         new.runtime_dir = old.runtime_dir.clone();
         let asked = std::mem::replace(&mut new.listeners, old.listeners.clone());
-        for (name, listener) in &mut new.listeners {
-            if let Some(asked) = asked.get(name) {
-                listener.clients.fingerprints = asked.clients.fingerprints.clone();
-            }
-        }
+        waiting.extend(take_fingerprints(&mut new.listeners, asked));
+        waiting.sort();
         new.bus = old.bus.clone();
         new.auth.password_slots = old.auth.password_slots;
         new.auth.password_queue = old.auth.password_queue;
@@ -65,5 +64,88 @@ impl Gateway {
             return Err(ReloadError::CertificateOrigin);
         }
         Ok(self.certificate_files.reload(certificates::sources(new))?)
+    }
+}
+
+/// Takes over the fingerprints of client certificates where nobody passes who would not pass with the
+/// whole of the old or the whole of the new configuration; gives the keys that wait for a restart.
+fn take_fingerprints(
+    listeners: &mut BTreeMap<String, Listener>,
+    mut asked: BTreeMap<String, Listener>,
+) -> Vec<String> {
+    let mut waiting = Vec::new();
+    for (name, listener) in listeners {
+        let Some(asked) = asked.remove(name) else {
+            continue;
+        };
+        let now = &mut listener.clients;
+        if now.fingerprints == asked.clients.fingerprints {
+            continue;
+        }
+        // An empty list lets every certificate of the CAs pass; the list may have been meant for
+        // other CAs than those that still count.
+        let opens = asked.clients.fingerprints.is_empty();
+        let others_stay = *now
+            == ClientCertificates {
+                fingerprints: now.fingerprints.clone(),
+                ..asked.clients.clone()
+            };
+        if others_stay && !opens {
+            now.fingerprints = asked.clients.fingerprints;
+        } else {
+            waiting.push(format!("listeners.{name}.client_fingerprints"));
+        }
+    }
+    waiting
+}
+
+#[cfg(test)]
+mod tests {
+    use broker_config::Fingerprint;
+
+    use super::*;
+
+    fn listeners(change: impl Fn(&mut ClientCertificates)) -> BTreeMap<String, Listener> {
+        let mut listeners = Config::default().listeners;
+        change(&mut listeners.get_mut("mqtts").unwrap().clients);
+        listeners
+    }
+
+    #[test]
+    fn no_reload_lets_more_pass_than_the_old_or_the_new_configuration_does() {
+        let (one, two) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
+        let with_one = listeners(|clients| clients.fingerprints = vec![one]);
+        let waits = ["listeners.mqtts.client_fingerprints"];
+        for (asked, expected, waiting) in [
+            (
+                listeners(|clients| clients.fingerprints = vec![two]),
+                two,
+                &[][..],
+            ),
+            (listeners(|_| {}), one, &waits),
+            (
+                listeners(|clients| {
+                    clients.fingerprints = vec![two];
+                    clients.cas.clear();
+                }),
+                one,
+                &waits,
+            ),
+            (
+                listeners(|clients| {
+                    clients.fingerprints = vec![one];
+                    clients.cas.clear();
+                }),
+                one,
+                &[],
+            ),
+        ] {
+            let mut now = with_one.clone();
+            assert_eq!(take_fingerprints(&mut now, asked), waiting);
+            assert_eq!(now["mqtts"].clients.fingerprints, [expected]);
+        }
+        let mut now = listeners(|_| {});
+        assert_eq!(take_fingerprints(&mut now, with_one), [""; 0]);
+        assert_eq!(now["mqtts"].clients.fingerprints, [one]);
     }
 }

@@ -17,7 +17,7 @@ use crate::tls::acme::{
     Ca, Challenge, Challenges, DnsHook, Doors, ExternalAccount, Finding, KeyType, Parts, Plan,
     Preflight, PrivateRenewal, Renewals, Wanted, find,
 };
-use crate::tls::{SubjectName, TlsError};
+use crate::tls::{Certificates, PrivateCa, SubjectName, TlsError};
 
 /// The slot of `[acme] domains`.
 pub const ACME_SLOT: &str = "acme";
@@ -36,10 +36,7 @@ pub(super) async fn prepare(
     let planned = config.clone();
     let private_ca = served.private_ca.clone().map(|ca| {
         let certificates = served.certificates.clone();
-        let renew = move || match ca.renew_if_due(SystemTime::now())? {
-            Some(_) => certificates.load_default(&ca.source()).map(|_| true),
-            None => Ok(false),
-        };
+        let renew = move || renew_private(&ca, &certificates);
         Arc::new(renew) as PrivateRenewal
     });
     if needs_http(&plan(&config.load())) {
@@ -61,6 +58,13 @@ pub(super) async fn prepare(
         tracing::error!(%error, "kept certificates could not be loaded");
     }
     Ok((renewals, challenges))
+}
+
+/// What is on disk is compared with what is served each time: a swap that failed is made up for. Whether
+/// another certificate is served now.
+fn renew_private(ca: &PrivateCa, certificates: &Certificates) -> Result<bool, TlsError> {
+    ca.renew_if_due(SystemTime::now())?;
+    certificates.reload(&ca.source())
 }
 
 /// What can be seen before an order, without a gateway that runs. The port for HTTP-01 is bound for the
@@ -210,5 +214,29 @@ fn key_type(key_type: configured::KeyType) -> KeyType {
         configured::KeyType::EcdsaP384 => KeyType::EcdsaP384,
         configured::KeyType::Rsa2048 => KeyType::Rsa2048,
         configured::KeyType::Rsa4096 => KeyType::Rsa4096,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // C4
+    #[test]
+    fn a_renewed_private_certificate_that_was_not_taken_over_is_taken_over_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let names =
+                BTreeSet::from([name, "localhost"].map(|name| SubjectName::parse(name).unwrap()));
+            PrivateCa::open(directory.path(), names).unwrap()
+        };
+        let certificates = Certificates::load(&open("a.example").source()).unwrap();
+        let before = certificates.get(Certificates::DEFAULT_SLOT).unwrap();
+        // Renewed on disk, as if the swap had failed.
+        let ca = open("b.example");
+        assert!(renew_private(&ca, &certificates).unwrap());
+        let after = certificates.get(Certificates::DEFAULT_SLOT).unwrap();
+        assert!(!before.is_same(&after));
+        assert!(!renew_private(&ca, &certificates).unwrap());
     }
 }

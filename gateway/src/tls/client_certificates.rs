@@ -9,6 +9,7 @@
 mod all;
 mod authority;
 mod error;
+mod in_force;
 mod name;
 mod revocation_list;
 mod verifier;
@@ -31,6 +32,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
 use authority::Authority;
+use in_force::InForce;
 use revocation_list::ListFile;
 use verifier::Verifier;
 
@@ -74,8 +76,8 @@ pub const CHAIN_MAX: usize = 8 * 1024;
 
 /// Who decides at the moment.
 struct Judges {
-    /// One for each authority, in the same order.
-    verifiers: Vec<Arc<dyn ClientCertVerifier>>,
+    /// Those of each authority, in the same order. All of an authority must agree.
+    verifiers: Vec<Vec<Arc<dyn ClientCertVerifier>>>,
     /// Why nobody passes: a revocation list was never read.
     withheld: Option<String>,
 }
@@ -93,12 +95,17 @@ impl ClientTrust {
     ) -> Result<Arc<ClientTrust>, TlsError> {
         let mut authorities = Vec::new();
         let mut lists = Vec::new();
-        for ca in &settings.cas {
+        for (number, ca) in settings.cas.iter().enumerate() {
             let (authority, own_list) = Authority::open(ca, data_directory)?;
             authorities.push(authority);
-            lists.extend(own_list.map(ListFile::new));
+            lists.extend(own_list.map(|path| ListFile::of_authority(path, number)));
         }
-        lists.extend(settings.crls.iter().cloned().map(ListFile::new));
+        for path in &settings.crls {
+            // The list of our own CA may be named as well.
+            if !lists.iter().any(|list| list.path() == path) {
+                lists.push(ListFile::new(path.clone()));
+            }
+        }
         let hints = authorities.iter().flat_map(Authority::subjects).collect();
         let trust = ClientTrust {
             listener: listener.into(),
@@ -194,10 +201,14 @@ impl ClientTrust {
         if !changed && was.withheld == withheld {
             return false;
         }
+        let in_force = InForce::of(&lists);
+        for superseded in &in_force.superseded {
+            tracing::error!(listener = %self.listener, "the revocation list {superseded}");
+        }
         let mut verifiers = Vec::with_capacity(self.authorities.len());
         for (number, authority) in self.authorities.iter().enumerate() {
-            let its_lists = lists.iter().flat_map(|list| list.of_authority(number));
-            match authority.verifier(its_lists) {
+            let rounds = in_force.rounds(number).into_iter();
+            match rounds.map(|lists| authority.verifier(lists)).collect() {
                 Ok(verifier) => verifiers.push(verifier),
                 // Every list was parsed when it was read; what stays here is what was in force.
                 Err(error) => {
@@ -245,11 +256,19 @@ impl ClientTrust {
                 &*self.listener
             ))
         };
-        lists.iter().filter_map(words).collect()
+        let superseded = InForce::of(&lists).superseded;
+        let superseded = superseded.iter().map(|problem| {
+            format!(
+                "listener {:?}: the revocation list {problem}",
+                &*self.listener
+            )
+        });
+        let problems: Vec<String> = lists.iter().filter_map(words).collect();
+        problems.into_iter().chain(superseded).collect()
     }
 
-    /// The realm of the authority that vouches for the chain; the words of the last one if none
-    /// does.
+    /// The realm of the first authority that vouches for the chain, if none of the others knows it as
+    /// revoked; the words of the last one if none does.
     fn judge(
         &self,
         leaf: &CertificateDer<'_>,
@@ -260,18 +279,49 @@ impl ClientTrust {
         if let Some(problem) = &judges.withheld {
             return Err(ClientCertificateError::Withheld(problem.clone()));
         }
-        let mut refusal = None;
-        for (authority, verifier) in self.authorities.iter().zip(&judges.verifiers) {
-            match verifier.verify_client_cert(leaf, intermediates, now) {
-                Ok(_) => return Ok(authority.realm()),
-                // "Revoked" says more than "of an unknown issuer".
+        let (mut realm, mut refusal) = (None, None);
+        for (authority, verifiers) in self.authorities.iter().zip(&judges.verifiers) {
+            match ask(verifiers, leaf, intermediates, now) {
+                Ok(()) => realm = realm.or(Some(authority.realm())),
+                // Whatever the others say: they may not know its CA's list.
+                Err(error) if is_revoked(&error) => {
+                    return Err(ClientCertificateError::Refused(error));
+                }
+                // "Expired" says more than "of an unknown issuer".
                 Err(error) if refusal.is_none() || !is_foreign(&error) => refusal = Some(error),
                 Err(_) => {}
             }
         }
         let unknown = rustls::CertificateError::UnknownIssuer.into();
-        Err(ClientCertificateError::Refused(refusal.unwrap_or(unknown)))
+        realm.ok_or_else(|| ClientCertificateError::Refused(refusal.unwrap_or(unknown)))
     }
+}
+
+/// What the verifiers of one authority say together: "revoked" if one says so.
+fn ask(
+    verifiers: &[Arc<dyn ClientCertVerifier>],
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<(), rustls::Error> {
+    let mut verdict = Ok(());
+    for verifier in verifiers {
+        let said = verifier.verify_client_cert(leaf, intermediates, now);
+        if verdict.is_ok() || said.as_ref().is_err_and(is_revoked) {
+            verdict = said.map(drop);
+        }
+        if verdict.as_ref().is_err_and(is_revoked) {
+            break;
+        }
+    }
+    verdict
+}
+
+fn is_revoked(error: &rustls::Error) -> bool {
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked)
+    )
 }
 
 fn is_foreign(error: &rustls::Error) -> bool {

@@ -59,6 +59,8 @@ pub enum Renewal {
     Names,
     /// It was not issued by the present CA.
     Issuer,
+    /// It holds from a time that has not come yet.
+    Future,
 }
 
 impl fmt::Display for Renewal {
@@ -68,6 +70,7 @@ impl fmt::Display for Renewal {
             Self::Age => "less than a third of its life was left",
             Self::Names => "it did not cover every server name",
             Self::Issuer => "it was not issued by the present private CA",
+            Self::Future => "it was not valid yet: the clock was ahead when it was issued",
         })
     }
 }
@@ -116,7 +119,7 @@ impl PrivateCa {
     }
 
     /// Issues a new server certificate if the present one is due (rule C4): missing, with less than
-    /// a third of its life left, without a wanted name, or from another CA. The CA and the server's
+    /// a third of its life left, not valid yet, without a wanted name, or from another CA. The CA and the server's
     /// private key stay. The caller then calls
     /// [`Certificates::reload`](super::Certificates::reload). Does file I/O.
     ///
@@ -242,6 +245,10 @@ impl PrivateCa {
                 key: self.server_key(),
                 remedy: LEAF_REMEDY,
             });
+        }
+        // With a clock that was never set, nothing could be issued in its place.
+        if facts.not_before > now && now >= CLOCK_IS_UNSET_BEFORE {
+            return Ok(Some(Renewal::Future));
         }
         let life = facts.not_after - facts.not_before;
         // When the CA itself ends, a new leaf would end on the same day.

@@ -16,6 +16,8 @@ use crate::tls::{PrivateCa, SubjectName, TlsError};
 
 /// Certificates in one page of a list.
 const PAGE: usize = 200;
+/// Certificates that the answer to a revocation names.
+const NAMED_MAX: usize = 1_000;
 /// The longest life of a device's certificate, in days.
 const DEVICE_DAYS_MAX: u32 = 3_650;
 /// 3 years: a device in the field is seldom visited, and can be revoked.
@@ -110,29 +112,41 @@ impl Administration {
         } else {
             which
         };
-        let found = self.accounts.certificates_called(&facts.id, &which).await?;
-        if found.is_empty() {
+        let (mut words, mut count, mut has_server) = (Vec::new(), 0, false);
+        loop {
+            let found = self.accounts.certificates_called(&facts.id, &which).await?;
+            if found.is_empty() {
+                break;
+            }
+            let ids: Vec<i64> = found.iter().map(|one| one.id).collect();
+            self.accounts
+                .revoke_certificates(&ids, reason.code())
+                .await?;
+            count += found.len();
+            has_server |= found.iter().any(|one| one.certificate.kind == "server");
+            let room = NAMED_MAX.saturating_sub(words.len());
+            words.extend(found.iter().take(room).map(|one| {
+                let NewCertificate { serial, name, .. } = &one.certificate;
+                format!("certificate {serial} of {name} revoked")
+            }));
+        }
+        if count == 0 {
             return Err(AdminError::NoCertificate(which));
         }
-        let ids: Vec<i64> = found.iter().map(|one| one.id).collect();
-        self.accounts
-            .revoke_certificates(&ids, reason.code())
-            .await?;
+        if count > words.len() {
+            words.push(format!("and {} more revoked", count - words.len()));
+        }
         let signed = self.sign_list().await;
         signed.map_err(|error| AdminError::ListNotSigned(Box::new(error)))?;
         self.tell(|live| live.certificates_changed()).await;
-        let words = found.iter().map(|one| {
-            let NewCertificate { serial, name, .. } = &one.certificate;
-            format!("certificate {serial} of {name} revoked")
-        });
         let mut warnings = Vec::new();
-        if found.iter().any(|one| one.certificate.kind == "server") {
+        if has_server {
             warnings.push(
                 "clients of a server learn this only if they use the revocation list; change what the server uses as well"
                     .to_owned(),
             );
         }
-        Ok(done(words.collect::<Vec<_>>().join("\n"), None, warnings))
+        Ok(done(words.join("\n"), None, warnings))
     }
 
     pub(super) async fn list_issued(&self, after: Option<i64>) -> Result<Answer, AdminError> {

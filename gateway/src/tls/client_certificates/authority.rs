@@ -102,18 +102,18 @@ impl Authority {
         })
     }
 
-    /// A verifier with these revocation lists. What no list speaks of passes: that every list that
+    /// A verifier with these revocation lists, one of each CA. What no list speaks of passes: that every list that
     /// is wanted is there is checked by the caller. A list that ended stays in force, because one
     /// that is late revokes more than none.
     ///
     /// # Errors
     /// A list that rustls cannot parse.
-    pub(super) fn verifier<'a>(
+    pub(super) fn verifier(
         &self,
-        lists: impl Iterator<Item = &'a CertificateRevocationListDer<'static>>,
+        lists: Vec<CertificateRevocationListDer<'static>>,
     ) -> Result<Arc<dyn ClientCertVerifier>, String> {
         WebPkiClientVerifier::builder_with_provider(self.roots.clone(), server_config::provider())
-            .with_crls(lists.cloned())
+            .with_crls(lists)
             .allow_unknown_revocation_status()
             .build()
             .map_err(|error| error.to_string())

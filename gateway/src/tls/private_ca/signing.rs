@@ -28,6 +28,9 @@ use crate::tls::{SubjectName, TlsError, atomic_file};
 /// How long a revocation list holds. A gateway that is off for as long signs a new one when it
 /// starts; others who use the list must fetch it more often than this.
 pub const LIST_LIFETIME: i64 = 7 * DAY;
+/// Bytes of the file with a revocation list, at most: about 300,000 revocations. No gateway reads a
+/// longer one.
+pub const LIST_MAX: u64 = 16 << 20;
 /// The longest subject that X.509 has room for (ub-common-name), in characters.
 const COMMON_NAME_MAX: usize = 64;
 const LIST_REMEDY: &str = "remove it: it is signed anew";
@@ -230,7 +233,8 @@ impl PrivateCa {
     /// Signs the list of revoked certificates and puts it into place. Does file I/O.
     ///
     /// # Errors
-    /// As for [`PrivateCa::open`].
+    /// As for [`PrivateCa::open`], and [`TlsError::Request`] for a list that has more than
+    /// [`LIST_MAX`] bytes: the one before stays.
     pub fn sign_list(&self, number: u64, revoked: &[Revoked]) -> Result<(), TlsError> {
         let now = unix_seconds(SystemTime::now());
         check_clock(now)?;
@@ -257,7 +261,9 @@ impl PrivateCa {
             key_identifier_method: KeyIdMethod::Sha256,
         }
         .signed_by(&issuer)?;
-        atomic_file::replace(&self.revocation_list_path(), list.pem()?.as_bytes(), 0o644)
+        let text = list.pem()?;
+        check_list_length(text.len() as u64, revoked.len())?;
+        atomic_file::replace(&self.revocation_list_path(), text.as_bytes(), 0o644)
     }
 
     /// The revocation list in PEM; `None` if there is none yet. Does file I/O.
@@ -269,7 +275,7 @@ impl PrivateCa {
         if !path.exists() {
             return Ok(None);
         }
-        let text = pem::read_at_most(&path, 64 << 20).map_err(|source| TlsError::Read {
+        let text = pem::read_at_most(&path, LIST_MAX).map_err(|source| TlsError::Read {
             path: path.clone(),
             source,
         })?;
@@ -285,6 +291,16 @@ impl PrivateCa {
     pub fn revocation_list_path(&self) -> PathBuf {
         self.directory.join("ca.crl")
     }
+}
+
+pub(super) fn check_list_length(bytes: u64, entries: usize) -> Result<(), TlsError> {
+    if bytes <= LIST_MAX {
+        return Ok(());
+    }
+    Err(TlsError::Request(format!(
+        "the revocation list would have {bytes} bytes with its {entries} certificates, and {LIST_MAX} at most are \
+         read; the one before stays in force. Begin a new private CA"
+    )))
 }
 
 /// A new private key and the request for its certificate, made where the key is to be.

@@ -347,3 +347,25 @@ fn a_clock_that_was_never_set_makes_no_certificates() {
     );
     assert!(!file(directory.path(), "ca.key").exists());
 }
+
+// C4
+#[test]
+fn a_server_certificate_of_a_clock_that_was_ahead_is_replaced_once_the_clock_is_right() {
+    let directory = tempfile::tempdir().unwrap();
+    opened_at(directory.path(), NOW).unwrap();
+    fs::remove_file(file(directory.path(), "server.pem")).unwrap();
+    opened_at(directory.path(), NOW + 1_000 * DAY).unwrap();
+    let ca = opened_at(directory.path(), NOW).unwrap();
+    let leaf = certificate(directory.path(), "server.pem");
+    let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
+    assert_eq!(leaf.validity().not_before.timestamp(), NOW - DAY);
+    assert_eq!(ca.renew_if_due(system_time(NOW)).unwrap(), None);
+}
+
+#[test]
+fn a_list_that_nobody_would_read_is_not_signed() {
+    use super::signing::{LIST_MAX, check_list_length};
+    check_list_length(LIST_MAX, 1).unwrap();
+    let error = check_list_length(LIST_MAX + 1, 400_000).unwrap_err();
+    assert!(error.to_string().contains("400000 certificates"), "{error}");
+}
