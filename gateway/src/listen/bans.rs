@@ -145,11 +145,7 @@ impl Bans {
         } = &mut *state;
         let (mut known, mut suspicious) = (false, false);
         if let Some(name) = names.touch_known(key, rules.remembered) {
-            if name
-                .refused
-                .as_ref()
-                .is_some_and(|(until, ..)| *until > now)
-            {
+            if name.is_refused(now) {
                 return Login::Refused;
             }
             known = is_recent(name.success, now);
@@ -331,6 +327,10 @@ impl Bans {
 
 impl Address {
     fn failed(&mut self, rules: &Rules, now: Instant) -> Option<Consequence> {
+        // What was under way when the ban began is part of what it is for: one burst is one ban.
+        if self.banned.is_some_and(|until| until > now) {
+            return None;
+        }
         let before = self.failures.reached(rules.address_failures, rules, now);
         self.failures.add(rules.address_failures, rules, now);
         if !self.failures.reached(rules.address_failures, rules, now) {
@@ -352,6 +352,12 @@ impl Address {
 }
 
 impl Name {
+    fn is_refused(&self, now: Instant) -> bool {
+        self.refused
+            .as_ref()
+            .is_some_and(|(until, ..)| *until > now)
+    }
+
     fn failed(
         &mut self,
         prefix: Prefix,
@@ -359,6 +365,9 @@ impl Name {
         rules: &Rules,
         now: Instant,
     ) -> Option<Consequence> {
+        if self.is_refused(now) {
+            return None;
+        }
         self.failures.add(rules.name_failures, rules, now);
         if !self.failures.reached(rules.name_failures, rules, now) || is_recent(self.success, now) {
             return None;

@@ -177,6 +177,27 @@ fn each_ban_within_a_day_is_twice_as_long_up_to_the_longest() {
     assert_eq!(world.fail_until_banned("192.0.2.1").as_secs(), 15 * MINUTE);
 }
 
+// N1
+#[test]
+fn one_burst_is_one_ban_however_many_failures_were_under_way() {
+    let mut world = World::new();
+    let time = world.fail_until_banned("192.0.2.1");
+    for n in 0..500 {
+        assert_eq!(world.fail("192.0.2.1", &format!("late-{n}")), None);
+    }
+    world.later(time.as_secs() + 1);
+    assert!(!world.is_banned("192.0.2.1"));
+    for _ in 0..2 {
+        assert_eq!(world.fail("192.0.2.2", "dev"), None);
+    }
+    let refused = world.fail("192.0.2.2", "dev");
+    assert!(matches!(refused, Some(Consequence::Refused(_))));
+    world.later(MINUTE);
+    assert_eq!(world.fail("192.0.2.2", "dev"), None);
+    world.later(14 * MINUTE + 1);
+    assert_eq!(world.login("192.0.2.2", "dev"), Login::Now, "not prolonged");
+}
+
 #[test]
 fn an_ipv6_64_is_one_address() {
     let world = World::new();
