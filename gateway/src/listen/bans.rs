@@ -169,6 +169,22 @@ impl Bans {
         Login::After(wait)
     }
 
+    /// Whether the address is banned or the name refused there by now, whatever [`Self::login`] said before.
+    pub fn is_barred(&self, address: IpAddr, name: &str, rules: &Rules, now: Instant) -> bool {
+        if self.is_banned(address, rules, now) {
+            return true;
+        }
+        if spared(address, rules) {
+            return false;
+        }
+        let key = self.key(address.into(), name);
+        let state = self.state.lock();
+        state
+            .names
+            .peek(&key)
+            .is_some_and(|name| name.is_refused(now))
+    }
+
     /// Counts a failed login of `name`, or a failed handshake or first packet.
     pub fn failed(
         &self,

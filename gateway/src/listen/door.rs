@@ -131,6 +131,19 @@ impl Door {
         login
     }
 
+    /// Whether the address was banned or the name refused there since [`Self::login`] was asked: hundreds may ask at
+    /// once, and only a few of them may learn whether they guessed right.
+    pub fn bars(&self, address: IpAddr, name: &str) -> bool {
+        let config = self.config.load();
+        let bars = self
+            .bans
+            .is_barred(address, name, &config.bans, Instant::now());
+        if bars {
+            self.metrics.logins_barred.add(1);
+        }
+        bars
+    }
+
     /// A TLS handshake or a first packet failed; not to be called for who left without a word, nor for `acme-tls/1`.
     pub fn failed(&self, address: IpAddr) {
         self.count(address, None);
@@ -278,6 +291,21 @@ mod tests {
         assert!((95..150).contains(&lines), "{lines}");
         door.tidy_up();
         assert!(door.metrics.addresses_remembered.get() <= 100);
+    }
+
+    // N1
+    #[test]
+    fn who_asked_before_the_name_was_refused_is_refused_all_the_same() {
+        let door = door(|config| config.bans.name_failures = 2);
+        let address = IpAddr::from([127, 0, 0, 1]);
+        assert!((0..500).all(|_| door.login(address, "dev") == Login::Now));
+        door.login_failed(address, "dev");
+        assert!(!door.bars(address, "dev"));
+        door.login_failed(address, "dev");
+        assert!(door.bars(address, "dev") && !door.bars(address, "neighbour"));
+        door.ban(address.into(), None);
+        assert!(door.bars(address, "neighbour"));
+        assert_eq!(door.metrics.logins_barred.get(), 2);
     }
 
     #[test]

@@ -228,6 +228,12 @@ async fn while_present<S: AsyncRead + Unpin, T>(
 /// Bytes behind CONNECT that are read before it is answered.
 const EARLY_MAX: usize = 4 * READ;
 
+/// What is answered while a name is refused from its address.
+const BARRED: (ReasonCode, &str) = (
+    ReasonCode::ConnectionRateExceeded,
+    "too many failed logins from this address, try again later",
+);
+
 async fn authenticate(
     connect: &Connect,
     context: &Context,
@@ -247,13 +253,15 @@ async fn authenticate(
     let name = connect.username.as_deref().or(named).unwrap_or_default();
     match door.login(address, name) {
         Login::Now => {}
-        Login::After(wait) => tokio::time::sleep(wait).await,
+        Login::After(wait) => {
+            tokio::time::sleep(wait).await;
+            if door.bars(address, name) {
+                return Err(BARRED);
+            }
+        }
         Login::Refused => {
             door.failed(address);
-            return Err((
-                ReasonCode::ConnectionRateExceeded,
-                "too many failed logins from this address, try again later",
-            ));
+            return Err(BARRED);
         }
     }
     let credentials = Credentials {
@@ -267,6 +275,13 @@ async fn authenticate(
         .authenticate(credentials, Some(origin))
         .await;
     match &authenticated {
+        // Others that were looked at meanwhile may have failed: one right guess among many tells nothing then.
+        Ok(principal) if door.bars(address, name) => {
+            tracing::debug!(%address, %principal, "a good login of a name that is refused by now");
+            return Err(BARRED);
+        }
+        // Who needs no credentials proves nothing about its address.
+        Ok(principal) if principal.anonymous => {}
         Ok(_) => door.logged_in(address, name),
         Err(Refusal::Busy) => metrics.logins_busy.add(1),
         Err(_) => {
