@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{Context, bans::Login, certificate::Presented, opening::Opening, prefix::Prefix};
 use crate::{
-    auth::{Credentials, Principal, Refusal},
+    auth::{Credentials, Principal, Refusal, Wrong},
     mqtt::{
         self, ConnAck, Connect, DecodeError, Decoder, Packet, PeerLimits, ReasonCode, Reply,
         Version, validate_topic_name,
@@ -228,6 +228,31 @@ async fn while_present<S: AsyncRead + Unpin, T>(
 /// Bytes behind CONNECT that are read before it is answered.
 const EARLY_MAX: usize = 4 * READ;
 
+/// A login under way. Once it is known to be wrong it counts, whether or not its client waits for the answer.
+struct Guess<'a> {
+    context: &'a Context,
+    address: IpAddr,
+    name: &'a str,
+    wrong: Wrong,
+    is_counted: bool,
+}
+
+impl Guess<'_> {
+    fn failed(&mut self) {
+        self.is_counted = true;
+        self.context.metrics.logins_failed.add(1);
+        self.context.door.login_failed(self.address, self.name);
+    }
+}
+
+impl Drop for Guess<'_> {
+    fn drop(&mut self) {
+        if self.wrong.is_known() && !self.is_counted {
+            self.failed();
+        }
+    }
+}
+
 /// What is answered while a name is refused from its address.
 const BARRED: (ReasonCode, &str) = (
     ReasonCode::ConnectionRateExceeded,
@@ -254,15 +279,13 @@ async fn authenticate(
     match door.login(address, name) {
         Login::Now => {}
         Login::After(wait) => {
-            tokio::time::sleep(wait).await;
+            door.await_turn(address, wait).await;
             if door.bars(address, name) {
                 return Err(BARRED);
             }
         }
-        Login::Refused => {
-            door.failed(address);
-            return Err(BARRED);
-        }
+        // Neither is a failure: the one was counted, the other was not looked at.
+        Login::Refused | Login::Full => return Err(BARRED),
     }
     let credentials = Credentials {
         username: connect.username.as_deref(),
@@ -270,9 +293,16 @@ async fn authenticate(
         certificate: client.map(|client| &client.certificate),
     };
     let origin = Prefix::from(address).address();
+    let mut guess = Guess {
+        context,
+        address,
+        name,
+        wrong: Wrong::default(),
+        is_counted: false,
+    };
     let authenticated = context
         .authenticator
-        .authenticate(credentials, Some(origin))
+        .authenticate_and_tell(credentials, Some(origin), &guess.wrong)
         .await;
     match &authenticated {
         // Others that were looked at meanwhile may have failed: one right guess among many tells nothing then.
@@ -284,10 +314,7 @@ async fn authenticate(
         Ok(principal) if principal.anonymous => {}
         Ok(_) => door.logged_in(address, name),
         Err(Refusal::Busy) => metrics.logins_busy.add(1),
-        Err(_) => {
-            metrics.logins_failed.add(1);
-            door.login_failed(address, name);
-        }
+        Err(_) => guess.failed(),
     }
     authenticated.map_err(|refusal| match refusal {
         Refusal::BadCredentials => (
