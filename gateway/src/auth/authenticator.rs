@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use hashbrown::HashSet;
+use parking_lot::Mutex;
 
 use super::cache::PasswordCache;
 use super::password;
-use super::pool::{Overflow, Pool};
+use super::pool::{Overflow, Pool, Vain, Wrong};
 use super::{
     AuthError, Certificate, LOCAL_REALM, Principal, SecretKey, Upgrade, Upgrades, Users,
     check_user_name, imported,
@@ -83,13 +85,15 @@ impl Default for Settings {
 pub struct Authenticator {
     users: Arc<Users>,
     key: Arc<SecretKey>,
-    cache: PasswordCache,
+    cache: Arc<PasswordCache>,
     pool: Pool,
     settings: ArcSwap<Settings>,
     /// Hashed against when there is nothing else to hash against.
     decoy: Arc<str>,
     realm: Arc<str>,
     upgrades: OnceLock<Arc<dyn Upgrades>>,
+    /// Whose imported hashes are being replaced: once for each, however many of them log in.
+    replacing: Arc<Mutex<HashSet<Arc<str>>>>,
 }
 
 impl Authenticator {
@@ -101,12 +105,13 @@ impl Authenticator {
         Ok(Authenticator {
             users,
             key,
-            cache: PasswordCache::new(settings.password_cache)?,
+            cache: Arc::new(PasswordCache::new(settings.password_cache)?),
             pool: Pool::new(settings.password_slots, settings.password_queue)?,
             settings: ArcSwap::from_pointee(settings),
             decoy: password::decoy()?.into(),
             realm: LOCAL_REALM.into(),
             upgrades: OnceLock::new(),
+            replacing: Arc::default(),
         })
     }
 
@@ -134,13 +139,26 @@ impl Authenticator {
         credentials: Credentials<'_>,
         origin: Option<IpAddr>,
     ) -> Result<Principal, Refusal> {
+        let wrong = Wrong::default();
+        self.authenticate_and_tell(credentials, origin, &wrong)
+            .await
+    }
+
+    /// [`Self::authenticate`]; `wrong` is told of a wrong password before the answer is due: a guess counts although its
+    /// client does not wait for the answer.
+    pub async fn authenticate_and_tell(
+        &self,
+        credentials: Credentials<'_>,
+        origin: Option<IpAddr>,
+        wrong: &Wrong,
+    ) -> Result<Principal, Refusal> {
         let Some(certificate) = credentials.certificate else {
-            return self.by_password(credentials, origin, true).await;
+            return self.by_password(credentials, origin, true, wrong).await;
         };
         if certificate.suffices {
             return self.by_certificate(certificate, credentials.username);
         }
-        let principal = self.by_password(credentials, origin, false).await?;
+        let principal = self.by_password(credentials, origin, false, wrong).await?;
         match &certificate.name {
             // Two factors of two principals are no factors of one.
             Some(name) if *name != principal.name => Err(Refusal::OtherName),
@@ -158,6 +176,7 @@ impl Authenticator {
         credentials: Credentials<'_>,
         origin: Option<IpAddr>,
         may_be_anonymous: bool,
+        wrong: &Wrong,
     ) -> Result<Principal, Refusal> {
         let (name, password) = match (credentials.username, credentials.password) {
             (None, None) if may_be_anonymous => return self.anonymous(),
@@ -177,20 +196,28 @@ impl Authenticator {
                 Some(Credential::Chosen(phc)) => phc,
                 _ => &self.decoy,
             };
+            // All of it is one job: an answer says whether there was room, or whether the password was right.
+            let vain = Vain {
+                efforts: self.users.efforts(),
+                decoy: self.decoy.clone(),
+                wrong: wrong.clone(),
+            };
             let verified = self
                 .pool
-                .verify(origin, password, phc.clone())
+                .verify(origin, password, phc.clone(), vain)
                 .await
                 .map_err(|Overflow| Refusal::Busy)?;
             if !verified {
-                self.exhaust(origin, password, phc).await?;
                 return Err(Refusal::BadCredentials);
             }
             // The user may have changed while this waited (I3). A decoy never verifies.
             let now = self.users.find(name);
             match (&user, &now) {
                 (Some(before), Some(now)) if now.credential == before.credential => {
-                    self.verified(now, phc, password).await;
+                    self.cache.remember(&now.name, phc, password);
+                    if imported::is_imported(phc) {
+                        self.replace(now, phc, password, origin);
+                    }
                     return self.admit(now);
                 }
                 // Another login of the same user may have had the hash replaced: asked again, of one of ours.
@@ -200,37 +227,28 @@ impl Authenticator {
         }
     }
 
-    /// Remembers a chosen password that was right, and has a hash of ours made of it if it was imported.
-    async fn verified(&self, user: &User, phc: &Arc<str>, password: &[u8]) {
-        let mut current = phc.clone();
-        if imported::is_imported(phc)
-            && let Some(upgrades) = self.upgrades.get()
-            && let Ok(own) = self.pool.hash(password).await
-        {
-            current = own.into();
+    /// Has a hash of ours made of a password whose hash was imported. The login does not wait for it; if there is no room
+    /// for it, the next login will do.
+    fn replace(&self, user: &User, phc: &Arc<str>, password: &[u8], origin: Option<IpAddr>) {
+        let Some(upgrades) = self.upgrades.get().cloned() else {
+            return;
+        };
+        let name = user.name.clone();
+        let Some(replacing) = Replacing::begin(&self.replacing, name.clone()) else {
+            return;
+        };
+        let (imported, cache) = (phc.clone(), self.cache.clone());
+        let secret: Box<[u8]> = password.into();
+        self.pool.replace(origin, password, move |own| {
+            cache.remember(&name, &own, &secret);
+            let own = own.into();
             upgrades.upgrade(Upgrade {
-                name: user.name.clone(),
-                imported: phc.clone(),
-                own: current.clone(),
+                name,
+                imported,
+                own,
             });
-        }
-        self.cache.remember(&user.name, &current, password);
-    }
-
-    /// Makes a wrong password as expensive as any other wrong password, whatever was stored for the name (I2).
-    async fn exhaust(
-        &self,
-        origin: Option<IpAddr>,
-        password: &[u8],
-        verified: &str,
-    ) -> Result<(), Refusal> {
-        for decoy in self.users.efforts().beside(verified, &self.decoy) {
-            self.pool
-                .verify(origin, password, decoy)
-                .await
-                .map_err(|Overflow| Refusal::Busy)?;
-        }
-        Ok(())
+            drop(replacing);
+        });
     }
 
     /// Whether a principal that was let in would be let in now, with the same roles. To be asked after the session is
@@ -342,6 +360,26 @@ impl Authenticator {
             true => Ok(Principal::anonymous(&settings.anonymous_role)),
             false => Err(Refusal::NotAuthorized),
         }
+    }
+}
+
+/// A user whose imported hash is being replaced, until this is dropped.
+struct Replacing {
+    all: Arc<Mutex<HashSet<Arc<str>>>>,
+    name: Arc<str>,
+}
+
+impl Replacing {
+    fn begin(all: &Arc<Mutex<HashSet<Arc<str>>>>, name: Arc<str>) -> Option<Replacing> {
+        let is_first = all.lock().insert(name.clone());
+        let all = all.clone();
+        is_first.then_some(Replacing { all, name })
+    }
+}
+
+impl Drop for Replacing {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.name);
     }
 }
 

@@ -1,12 +1,14 @@
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use hashbrown::HashMap;
 use tempfile::TempDir;
 
 use super::{Authenticator, Credentials, Refusal, Settings};
-use crate::auth::{Certificate, Principal, SecretKey, Upgrade, Upgrades, Users, generate_secret};
+use crate::auth::{
+    Certificate, Principal, SecretKey, Upgrade, Upgrades, Users, Wrong, generate_secret,
+};
 use crate::mqtt::ReasonCode;
 use crate::store::{Credential, User};
 
@@ -463,6 +465,12 @@ async fn an_imported_hash_is_replaced_when_its_user_logs_in_and_never_before() {
         world.login("ann", "secret").await.as_deref(),
         Ok("local:ann")
     );
+    // The login waits for none of that.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while stored() == IMPORTED {
+        assert!(Instant::now() < deadline, "it was not replaced");
+        tokio::task::yield_now().await;
+    }
     let own = stored();
     assert!(own.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{own}");
     // What is remembered is the new hash.
@@ -514,6 +522,53 @@ async fn a_wrong_password_costs_as_many_hashes_for_an_imported_user_as_for_any_n
         // One of ours, and 101 iterations.
         assert_eq!(world.login.hashes() - before, 2, "{name}");
     }
+}
+
+// I2, N1
+#[tokio::test]
+async fn a_guess_is_known_to_be_wrong_before_its_answer_and_a_full_pool_hides_none() {
+    let settings = Settings {
+        password_slots: 1,
+        password_queue: 1,
+        ..Settings::default()
+    };
+    let world = World::new(settings);
+    let slow = IMPORTED.replace("$101$", "$3000000$");
+    world.put("bob", Credential::Chosen(IMPORTED.into()), false);
+    world.put("slow", Credential::Chosen(slow.into()), false);
+    let credentials = Credentials {
+        username: Some("bob"),
+        password: Some(b"guess"),
+        certificate: None,
+    };
+    let wrong = Wrong::default();
+    let mut guess = Box::pin(world.login.authenticate_and_tell(credentials, None, &wrong));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !wrong.is_known() {
+        assert!(Instant::now() < deadline, "nobody looked at it");
+        let answer = (&mut guess).now_or_never();
+        assert!(answer.is_none(), "answered before it was known");
+        tokio::task::yield_now().await;
+    }
+    // While the pool pays for it, others fill the queue: its answer is the same.
+    let others = (0..4).map(|_| world.login("nobody", "x"));
+    let (answer, others) =
+        futures_util::future::join(guess, futures_util::future::join_all(others)).await;
+    assert_eq!(answer.unwrap_err(), Refusal::BadCredentials);
+    assert!(others.contains(&Err(Refusal::Busy)), "the queue was full");
+    let right = Credentials {
+        password: Some(b"secret"),
+        ..credentials
+    };
+    let wrong = Wrong::default();
+    assert!(
+        world
+            .login
+            .authenticate_and_tell(right, None, &wrong)
+            .await
+            .is_ok()
+    );
+    assert!(!wrong.is_known());
 }
 
 #[tokio::test]

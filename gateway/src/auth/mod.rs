@@ -32,6 +32,7 @@ pub use authenticator::{Authenticator, Credentials, Refusal, Settings};
 pub use certificate::Certificate;
 pub use imported::{ImportedHashError, check_imported, check_imported_together, is_imported};
 pub use name::{LOCAL_REALM, check_role, check_user_name};
+pub use pool::Wrong;
 pub use principal::Principal;
 pub use secret::{SecretKey, generate_secret};
 pub use upgrade::{Upgrade, Upgrades};

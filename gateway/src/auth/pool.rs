@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::AuthError;
+use super::imported::Efforts;
 use super::password::{self, Memory};
 use crate::fair_queue::FairQueue;
 
@@ -55,10 +56,39 @@ struct Job {
     task: Task,
 }
 
+/// What follows where a password is wrong.
+#[derive(Debug, Clone)]
+pub(super) struct Vain {
+    /// All that is to be paid beside the stored hash: see [`Efforts::beside`].
+    pub efforts: Arc<Efforts>,
+    pub decoy: Arc<str>,
+    /// Told before any of that: who leaves meanwhile has had its guess looked at.
+    pub wrong: Wrong,
+}
+
+/// Whether a password was found to be wrong; set before the answer, which other work may delay.
+#[derive(Debug, Clone, Default)]
+pub struct Wrong(Arc<AtomicBool>);
+
+impl Wrong {
+    pub fn is_known(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn tell(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 enum Task {
     Verify {
         phc: Arc<str>,
+        vain: Vain,
         answer: oneshot::Sender<bool>,
+    },
+    /// A hash that no client waits for.
+    Replace {
+        then: Box<dyn FnOnce(String) + Send>,
     },
     Hash {
         answer: oneshot::Sender<Result<String, AuthError>>,
@@ -111,10 +141,30 @@ impl Pool {
         origin: Origin,
         password: &[u8],
         phc: Arc<str>,
+        vain: Vain,
     ) -> Result<bool, Overflow> {
         let (answer, result) = oneshot::channel();
-        self.push(origin, password, Task::Verify { phc, answer })?;
+        self.push(origin, password, Task::Verify { phc, vain, answer })?;
         result.await.map_err(|_| Overflow)
+    }
+
+    /// Has a password hashed some time soon that was found right, unless all places are taken: nobody makes room for it.
+    /// It waits in the turns of its origin.
+    pub fn replace(
+        &self,
+        origin: Origin,
+        password: &[u8],
+        then: impl FnOnce(String) + Send + 'static,
+    ) {
+        let task = Task::Replace {
+            then: Box::new(then),
+        };
+        let mut state = self.shared.state.lock();
+        if state.jobs.len() < state.capacity {
+            let password = password.into();
+            state.jobs.push(origin, Job { password, task });
+            self.shared.work.notify_one();
+        }
     }
 
     /// The hash of a new password.
@@ -195,10 +245,26 @@ impl Job {
         }
         // The other end may have left meanwhile; then nobody wants the answer.
         match self.task {
-            Task::Verify { phc, answer } => {
+            Task::Verify { phc, vain, answer } => {
                 let verified = password::verify(&self.password, &phc, memory);
                 done.fetch_add(1, Ordering::Relaxed);
+                if !verified {
+                    vain.wrong.tell();
+                    // One job: between two of them, others would have their turn, and the time would tell how many
+                    // there are.
+                    for decoy in vain.efforts.beside(&phc, &vain.decoy) {
+                        password::verify(&self.password, &decoy, memory);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
                 let _ = answer.send(verified);
+            }
+            Task::Replace { then } => {
+                let hash = password::hash(&self.password, memory);
+                done.fetch_add(1, Ordering::Relaxed);
+                if let Ok(hash) = hash {
+                    then(hash);
+                }
             }
             Task::Hash { answer } => {
                 let hash = password::hash(&self.password, memory);
@@ -214,6 +280,7 @@ impl Task {
         match self {
             Task::Verify { answer, .. } => answer.is_closed(),
             Task::Hash { answer } => answer.is_closed(),
+            Task::Replace { .. } => false,
         }
     }
 }
@@ -235,12 +302,26 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
+    async fn verify(
+        pool: &Pool,
+        origin: Origin,
+        password: &[u8],
+        phc: Arc<str>,
+    ) -> Result<bool, Overflow> {
+        let vain = Vain {
+            efforts: Arc::default(),
+            decoy: phc.clone(),
+            wrong: Wrong::default(),
+        };
+        pool.verify(origin, password, phc, vain).await
+    }
+
     #[tokio::test]
     async fn a_hash_made_in_the_pool_verifies_in_the_pool() {
         let pool = Pool::new(2, 4).unwrap();
         let phc: Arc<str> = pool.hash(b"secret").await.unwrap().into();
-        assert_eq!(pool.verify(None, b"secret", phc.clone()).await, Ok(true));
-        assert_eq!(pool.verify(None, b"other", phc).await, Ok(false));
+        assert_eq!(verify(&pool, None, b"secret", phc.clone()).await, Ok(true));
+        assert_eq!(verify(&pool, None, b"other", phc).await, Ok(false));
     }
 
     // I3
@@ -249,14 +330,15 @@ mod tests {
         let pool = Pool::new(1, 2).unwrap();
         let decoy: Arc<str> = password::decoy().unwrap().into();
         // Polled in order on one thread: the first few fill the queue before any hash can end.
-        let all =
-            futures_util::future::join_all((0..12).map(|_| pool.verify(None, b"x", decoy.clone())))
-                .await;
+        let all = futures_util::future::join_all(
+            (0..12).map(|_| verify(&pool, None, b"x", decoy.clone())),
+        )
+        .await;
         let overflowed = all.iter().filter(|answer| answer.is_err()).count();
         assert!((1..=10).contains(&overflowed), "{overflowed}");
         assert!(all.iter().flatten().all(|verified| !verified));
         assert_eq!(
-            pool.verify(None, b"x", decoy).await,
+            verify(&pool, None, b"x", decoy).await,
             Ok(false),
             "room again"
         );
@@ -270,14 +352,14 @@ mod tests {
         let decoy: Arc<str> = password::decoy().unwrap().into();
         let [guesser, other] = [1, 2].map(|last| Some(IpAddr::from([192, 0, 2, last])));
         let mut guesses: Vec<_> = (0..20)
-            .map(|_| Box::pin(pool.verify(guesser, b"x", decoy.clone())))
+            .map(|_| Box::pin(verify(&pool, guesser, b"x", decoy.clone())))
             .collect();
         for guess in &mut guesses {
             assert!(guess.now_or_never().is_none(), "queued");
         }
-        let late = pool.verify(guesser, b"x", decoy.clone());
+        let late = verify(&pool, guesser, b"x", decoy.clone());
         assert_eq!(late.now_or_never(), Some(Err(Overflow)));
-        let mut login = Box::pin(pool.verify(other, b"x", decoy.clone()));
+        let mut login = Box::pin(verify(&pool, other, b"x", decoy.clone()));
         assert!((&mut login).now_or_never().is_none(), "there is room");
         let displaced = guesses.pop().unwrap().await;
         assert_eq!(displaced, Err(Overflow), "its last guess made it");
@@ -293,7 +375,7 @@ mod tests {
         pool.shared.state.lock().slots = 0; // nobody works
         let decoy: Arc<str> = password::decoy().unwrap().into();
         for _ in 0..3 {
-            let mut waiting = Box::pin(pool.verify(None, b"x", decoy.clone()));
+            let mut waiting = Box::pin(verify(&pool, None, b"x", decoy.clone()));
             assert!((&mut waiting).now_or_never().is_none(), "queued each time");
         }
     }
@@ -305,7 +387,7 @@ mod tests {
         for slots in [3, 1, 2] {
             pool.resize(slots, 8).unwrap();
             let all = futures_util::future::join_all(
-                (0..4).map(|_| pool.verify(None, b"x", decoy.clone())),
+                (0..4).map(|_| verify(&pool, None, b"x", decoy.clone())),
             )
             .await;
             assert!(all.iter().all(|answer| *answer == Ok(false)), "{slots}");

@@ -6,7 +6,7 @@
 //! is to outlast a restart is `bans.deny` of the configuration. The clock is an argument: nothing here waits.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     hash::{BuildHasher, RandomState},
     net::IpAddr,
     time::{Duration, Instant},
@@ -40,6 +40,8 @@ struct State {
     names: Recent<u64, Name>,
     /// By the operator, until when (`None`: as long as the gateway runs).
     given: BTreeMap<IpNet, Option<Instant>>,
+    /// Connections with a login, by address: as many entries as there are connections at most.
+    present: HashMap<Prefix, u32>,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +58,8 @@ struct Address {
 
 #[derive(Debug, Default)]
 struct Name {
+    /// Where it failed last.
+    prefix: Option<Prefix>,
     failures: Failures,
     /// Until when, where and which.
     refused: Option<(Instant, Prefix, Box<str>)>,
@@ -75,8 +79,10 @@ pub enum Login {
     Now,
     /// After this time: the address is throttled.
     After(Duration),
-    /// The name is refused from this address, or too many wait already.
+    /// The name is refused from this address.
     Refused,
+    /// Too many of this throttled address wait already.
+    Full,
 }
 
 /// What a failure led to.
@@ -141,15 +147,14 @@ impl Bans {
         let key = self.key(prefix, name);
         let mut state = self.state.lock();
         let State {
-            addresses, names, ..
+            addresses,
+            names,
+            present,
+            ..
         } = &mut *state;
         let (mut known, mut suspicious) = (false, false);
         if let Some(name) = names.touch_known(key, rules.remembered) {
-            if name
-                .refused
-                .as_ref()
-                .is_some_and(|(until, ..)| *until > now)
-            {
+            if name.is_refused(now) {
                 return Login::Refused;
             }
             known = is_recent(name.success, now);
@@ -158,7 +163,7 @@ impl Bans {
         let Some(address) = addresses.touch_known(prefix, rules.remembered) else {
             return Login::Now;
         };
-        let throttled = is_recent(address.success, now)
+        let throttled = (is_recent(address.success, now) || present.contains_key(&prefix))
             && address.failures.reached(rules.address_failures, rules, now);
         // Who logged in from here before does not wait for the failures of others, only for its own.
         if !suspicious && (known || !throttled) {
@@ -167,10 +172,26 @@ impl Bans {
         let turn = address.turn.map_or(now, |turn| turn.max(now));
         let wait = turn - now;
         if wait > rules.throttle * WAITING_MAX {
-            return Login::Refused;
+            return Login::Full;
         }
         address.turn = Some(turn + rules.throttle);
         Login::After(wait)
+    }
+
+    /// Whether the address is banned or the name refused there by now, whatever [`Self::login`] said before.
+    pub fn is_barred(&self, address: IpAddr, name: &str, rules: &Rules, now: Instant) -> bool {
+        if self.is_banned(address, rules, now) {
+            return true;
+        }
+        if spared(address, rules) {
+            return false;
+        }
+        let key = self.key(address.into(), name);
+        let state = self.state.lock();
+        state
+            .names
+            .peek(&key)
+            .is_some_and(|name| name.is_refused(now))
     }
 
     /// Counts a failed login of `name`, or a failed handshake or first packet.
@@ -186,12 +207,18 @@ impl Bans {
         }
         let prefix = Prefix::from(address);
         let mut state = self.state.lock();
-        let refused = name.and_then(|name| {
+        let mut refused = None;
+        if let Some(name) = name {
             let entry = state.names.touch(self.key(prefix, name), rules.remembered);
-            entry.failed(prefix, name, rules, now)
-        });
+            // A device that goes on trying has been dealt with: its neighbours do not pay for it.
+            if entry.is_refused(now) {
+                return None;
+            }
+            refused = entry.failed(prefix, name, rules, now);
+        }
+        let is_present = state.present.contains_key(&prefix);
         let address = state.addresses.touch(prefix, rules.remembered);
-        address.failed(rules, now).or(refused)
+        address.failed(is_present, rules, now).or(refused)
     }
 
     /// Notes a successful login of `name`.
@@ -203,6 +230,40 @@ impl Bans {
         let name = state.names.touch(key, rules.remembered);
         name.success = Some(now);
         name.failures = Failures::default();
+    }
+
+    /// A client with a login is connected, until [`Self::departed`]: however long ago that login was, it is a successful
+    /// one.
+    pub fn arrived(&self, address: IpAddr) {
+        let mut state = self.state.lock();
+        *state.present.entry(address.into()).or_default() += 1;
+    }
+
+    /// The connection of `name` that [`Self::arrived`] counted has ended.
+    pub fn departed(&self, address: IpAddr, name: &str, rules: &Rules, now: Instant) {
+        let prefix = Prefix::from(address);
+        let key = self.key(prefix, name);
+        let mut state = self.state.lock();
+        if let Some(present) = state.present.get_mut(&prefix) {
+            *present -= 1;
+            if *present == 0 {
+                state.present.remove(&prefix);
+            }
+        }
+        state.addresses.touch(prefix, rules.remembered).success = Some(now);
+        state.names.touch(key, rules.remembered).success = Some(now);
+    }
+
+    /// A login that was to wait left before its turn: the next one may have it.
+    pub fn return_turn(&self, address: IpAddr, rules: &Rules, now: Instant) {
+        let mut state = self.state.lock();
+        if let Some(address) = state
+            .addresses
+            .touch_known(address.into(), rules.remembered)
+            && let Some(turn) = address.turn
+        {
+            address.turn = turn.checked_sub(rules.throttle).filter(|turn| *turn > now);
+        }
     }
 
     /// Bans a network until `time` has passed, or as long as the gateway runs. False if there are [`GIVEN_MAX`] already.
@@ -241,6 +302,9 @@ impl Bans {
         state.names.retain(|_, name| {
             if let Some((until, _, _)) = name.refused.take_if(|(_, prefix, _)| is_in(*prefix)) {
                 lifted += usize::from(until > now);
+            }
+            if name.prefix.is_some_and(is_in) {
+                name.failures = Failures::default();
             }
             true
         });
@@ -330,13 +394,17 @@ impl Bans {
 }
 
 impl Address {
-    fn failed(&mut self, rules: &Rules, now: Instant) -> Option<Consequence> {
+    fn failed(&mut self, is_present: bool, rules: &Rules, now: Instant) -> Option<Consequence> {
+        // What was under way when the ban began is part of what it is for: one burst is one ban.
+        if self.banned.is_some_and(|until| until > now) {
+            return None;
+        }
         let before = self.failures.reached(rules.address_failures, rules, now);
         self.failures.add(rules.address_failures, rules, now);
         if !self.failures.reached(rules.address_failures, rules, now) {
             return None;
         }
-        if is_recent(self.success, now) {
+        if is_present || is_recent(self.success, now) {
             return (!before).then_some(Consequence::Throttled);
         }
         if !is_recent(self.banned, now) {
@@ -352,6 +420,12 @@ impl Address {
 }
 
 impl Name {
+    fn is_refused(&self, now: Instant) -> bool {
+        self.refused
+            .as_ref()
+            .is_some_and(|(until, ..)| *until > now)
+    }
+
     fn failed(
         &mut self,
         prefix: Prefix,
@@ -359,15 +433,12 @@ impl Name {
         rules: &Rules,
         now: Instant,
     ) -> Option<Consequence> {
+        self.prefix = Some(prefix);
         self.failures.add(rules.name_failures, rules, now);
         if !self.failures.reached(rules.name_failures, rules, now) || is_recent(self.success, now) {
             return None;
         }
-        let end = (0..=NAME_SHOWN.min(name.len()))
-            .rev()
-            .find(|end| name.is_char_boundary(*end))
-            .unwrap_or(0);
-        self.refused = Some((now + rules.duration, prefix, name[..end].into()));
+        self.refused = Some((now + rules.duration, prefix, shown(name).into()));
         self.failures = Failures::default();
         Some(Consequence::Refused(rules.duration))
     }
@@ -401,6 +472,14 @@ fn contains(networks: &[IpNet], address: IpAddr) -> bool {
 /// Whether failures of this address have no consequences.
 fn spared(address: IpAddr, rules: &Rules) -> bool {
     !rules.enabled || contains(&rules.allow, address)
+}
+
+/// As much of a user name as is kept and logged: a stranger may send 64 KiB of it.
+pub fn shown(name: &str) -> &str {
+    let end = (0..=NAME_SHOWN.min(name.len()))
+        .rev()
+        .find(|end| name.is_char_boundary(*end));
+    &name[..end.unwrap_or(0)]
 }
 
 /// Whether it was within the last day, or is still to come.

@@ -120,7 +120,7 @@ fn an_address_with_a_login_in_the_last_day_is_throttled_and_not_banned() {
         );
     }
     let refused = (0..100)
-        .filter(|_| world.login("192.0.2.1", "guess") == Login::Refused)
+        .filter(|_| world.login("192.0.2.1", "guess") == Login::Full)
         .count();
     assert!((90..100).contains(&refused), "{refused}");
     assert_eq!(world.login("192.0.2.1", "good"), Login::Now);
@@ -177,11 +177,90 @@ fn each_ban_within_a_day_is_twice_as_long_up_to_the_longest() {
     assert_eq!(world.fail_until_banned("192.0.2.1").as_secs(), 15 * MINUTE);
 }
 
+// N1
+#[test]
+fn an_address_with_a_client_connected_is_not_banned_however_long_ago_it_logged_in() {
+    let mut world = World::new();
+    let address = ip("192.0.2.1");
+    world.succeed("192.0.2.1", "meter");
+    world.bans.arrived(address);
+    world.later(30 * 86_400);
+    world.bans.tidy_up(&world.rules, world.now);
+    let fail = |world: &World| (0..100).find_map(|n| world.fail("192.0.2.1", &format!("n-{n}")));
+    assert_eq!(fail(&world), Some(Consequence::Throttled));
+    assert!(matches!(world.login("192.0.2.1", "x"), Login::After(_)));
+    world
+        .bans
+        .departed(address, "meter", &world.rules, world.now);
+    assert!(world.bans.state.lock().present.is_empty());
+    assert_eq!(world.login("192.0.2.1", "meter"), Login::Now);
+    world.later(86_399);
+    assert_eq!(fail(&world), Some(Consequence::Throttled), "a day more");
+    world.later(86_401);
+    world.fail_until_banned("192.0.2.1");
+}
+
+// N1
+#[test]
+fn a_device_that_goes_on_when_it_is_refused_costs_its_neighbours_nothing() {
+    let world = World::new();
+    for _ in 0..1_000 {
+        world.fail("192.0.2.1", "dev");
+    }
+    assert_eq!(world.login("192.0.2.1", "dev"), Login::Refused);
+    assert!(!world.is_banned("192.0.2.1"));
+}
+
+#[test]
+fn who_leaves_before_its_turn_gives_it_back() {
+    let world = World::new();
+    world.succeed("192.0.2.1", "good");
+    for n in 0..10 {
+        world.fail("192.0.2.1", &format!("guess-{n}"));
+    }
+    for _ in 0..100 {
+        let login = world.login("192.0.2.1", "guess");
+        assert_eq!(login, Login::After(Duration::ZERO));
+        world
+            .bans
+            .return_turn(ip("192.0.2.1"), &world.rules, world.now);
+    }
+    while world.login("192.0.2.1", "guess") != Login::Full {}
+    world
+        .bans
+        .return_turn(ip("192.0.2.1"), &world.rules, world.now);
+    let login = world.login("192.0.2.1", "guess");
+    assert!(matches!(login, Login::After(wait) if !wait.is_zero()));
+    assert_eq!(world.login("192.0.2.1", "guess"), Login::Full);
+}
+
+// N1
+#[test]
+fn one_burst_is_one_ban_however_many_failures_were_under_way() {
+    let mut world = World::new();
+    let time = world.fail_until_banned("192.0.2.1");
+    for n in 0..500 {
+        assert_eq!(world.fail("192.0.2.1", &format!("late-{n}")), None);
+    }
+    world.later(time.as_secs() + 1);
+    assert!(!world.is_banned("192.0.2.1"));
+    for _ in 0..2 {
+        assert_eq!(world.fail("192.0.2.2", "dev"), None);
+    }
+    let refused = world.fail("192.0.2.2", "dev");
+    assert!(matches!(refused, Some(Consequence::Refused(_))));
+    world.later(MINUTE);
+    assert_eq!(world.fail("192.0.2.2", "dev"), None);
+    world.later(14 * MINUTE + 1);
+    assert_eq!(world.login("192.0.2.2", "dev"), Login::Now, "not prolonged");
+}
+
 #[test]
 fn an_ipv6_64_is_one_address() {
     let world = World::new();
-    for n in 0..6 {
-        world.fail(&format!("2001:db8::{n}"), "x");
+    for n in 0..6u8 {
+        let name = ["x", "other-1", "other-2", "other-3"][usize::from(n).saturating_sub(2)];
+        world.fail(&format!("2001:db8::{n}"), name);
     }
     assert!(world.is_banned("2001:db8::ffff") && !world.is_banned("2001:db8:0:1::"));
     assert_eq!(world.bans.lift(net("2001:db8::7/128"), world.now), 2);
@@ -232,8 +311,12 @@ fn the_operator_gives_lists_and_lifts_bans() {
     assert_eq!(world.bans.list(2, world.now).0.len(), 2);
     assert!(world.bans.list(2, world.now).1);
 
+    for _ in 0..2 {
+        world.fail("192.0.2.10", "dev");
+    }
     assert_eq!(world.bans.lift(net("192.0.2.0/24"), world.now), 2);
     assert!(!world.is_banned("192.0.2.1"));
+    assert_eq!(world.fail("192.0.2.10", "dev"), None, "all is forgotten");
     world.later(3_601);
     assert!(!world.is_banned("198.51.100.1"));
     assert_eq!(world.bans.lift(net("0.0.0.0/0"), world.now), 1);
@@ -269,4 +352,11 @@ fn memory_is_bounded_whatever_is_tried() {
     world.later(3 * 86_400);
     let counts = world.bans.tidy_up(&world.rules, world.now);
     assert_eq!(counts.remembered, GIVEN_MAX, "all else is forgotten");
+}
+
+#[test]
+fn a_long_name_is_shown_up_to_a_whole_character() {
+    assert_eq!(shown("meter"), "meter");
+    assert_eq!(shown(&"n".repeat(65_535)), "n".repeat(64));
+    assert_eq!(shown(&format!("n{}", "\u{e9}".repeat(60))).len(), 63);
 }

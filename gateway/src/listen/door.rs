@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    bans::{Ban, Bans, Consequence, Login},
+    bans::{Ban, Bans, Consequence, Login, shown},
     bucket::{Bucket, Buckets, Rate},
     lag::Verdict,
     prefix::Prefix,
@@ -126,9 +126,22 @@ impl Door {
         match login {
             Login::Now => {}
             Login::After(_) => self.metrics.logins_throttled.add(1),
-            Login::Refused => self.metrics.logins_barred.add(1),
+            Login::Refused | Login::Full => self.metrics.logins_barred.add(1),
         }
         login
+    }
+
+    /// Whether the address was banned or the name refused there since [`Self::login`] was asked: hundreds may ask at
+    /// once, and only a few of them may learn whether they guessed right.
+    pub fn bars(&self, address: IpAddr, name: &str) -> bool {
+        let config = self.config.load();
+        let bars = self
+            .bans
+            .is_barred(address, name, &config.bans, Instant::now());
+        if bars {
+            self.metrics.logins_barred.add(1);
+        }
+        bars
     }
 
     /// A TLS handshake or a first packet failed; not to be called for who left without a word, nor for `acme-tls/1`.
@@ -145,6 +158,27 @@ impl Door {
         let config = self.config.load();
         self.bans
             .succeeded(address, name, &config.bans, Instant::now());
+    }
+
+    /// A client is connected that logged in as `name`, until what this returns is dropped.
+    pub fn presence(&self, address: IpAddr, name: Arc<str>) -> Presence<'_> {
+        self.bans.arrived(address);
+        Presence {
+            door: self,
+            address,
+            name,
+        }
+    }
+
+    /// Waits for the turn of a throttled login; who leaves before gives it back.
+    pub async fn await_turn(&self, address: IpAddr, wait: Duration) {
+        let mut turn = Turn {
+            door: self,
+            address,
+            is_due: false,
+        };
+        tokio::time::sleep(wait).await;
+        turn.is_due = true;
     }
 
     /// Writes a log line about a refused stranger, unless there were many: nobody can fill the disk with them. Says how
@@ -212,7 +246,7 @@ impl Door {
                 tracing::warn!(target: "postern::audit", %address, ?time, "banned: too many failures");
             }
             Consequence::Refused(time) => {
-                let name = name.unwrap_or_default();
+                let name = shown(name.unwrap_or_default());
                 tracing::warn!(target: "postern::audit", %address, name, ?time, "this name is refused from there: too many failed logins");
             }
             Consequence::Throttled => {
@@ -235,6 +269,36 @@ impl Door {
         here.left_out += 1;
         self.metrics.complaints_left_out.add(1);
         None
+    }
+}
+
+/// A client that logged in and is here.
+pub struct Presence<'a> {
+    door: &'a Door,
+    address: IpAddr,
+    name: Arc<str>,
+}
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        let (bans, rules) = (&self.door.bans, &self.door.config.load().bans);
+        bans.departed(self.address, &self.name, rules, Instant::now());
+    }
+}
+
+/// The turn of a throttled login.
+struct Turn<'a> {
+    door: &'a Door,
+    address: IpAddr,
+    is_due: bool,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.is_due {
+            let (bans, rules) = (&self.door.bans, &self.door.config.load().bans);
+            bans.return_turn(self.address, rules, Instant::now());
+        }
     }
 }
 
@@ -278,6 +342,21 @@ mod tests {
         assert!((95..150).contains(&lines), "{lines}");
         door.tidy_up();
         assert!(door.metrics.addresses_remembered.get() <= 100);
+    }
+
+    // N1
+    #[test]
+    fn who_asked_before_the_name_was_refused_is_refused_all_the_same() {
+        let door = door(|config| config.bans.name_failures = 2);
+        let address = IpAddr::from([127, 0, 0, 1]);
+        assert!((0..500).all(|_| door.login(address, "dev") == Login::Now));
+        door.login_failed(address, "dev");
+        assert!(!door.bars(address, "dev"));
+        door.login_failed(address, "dev");
+        assert!(door.bars(address, "dev") && !door.bars(address, "neighbour"));
+        door.ban(address.into(), None);
+        assert!(door.bars(address, "neighbour"));
+        assert_eq!(door.metrics.logins_barred.get(), 2);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{Context, bans::Login, certificate::Presented, opening::Opening, prefix::Prefix};
 use crate::{
-    auth::{Credentials, Principal, Refusal},
+    auth::{Credentials, Principal, Refusal, Wrong},
     mqtt::{
         self, ConnAck, Connect, DecodeError, Decoder, Packet, PeerLimits, ReasonCode, Reply,
         Version, validate_topic_name,
@@ -228,6 +228,37 @@ async fn while_present<S: AsyncRead + Unpin, T>(
 /// Bytes behind CONNECT that are read before it is answered.
 const EARLY_MAX: usize = 4 * READ;
 
+/// A login under way. Once it is known to be wrong it counts, whether or not its client waits for the answer.
+struct Guess<'a> {
+    context: &'a Context,
+    address: IpAddr,
+    name: &'a str,
+    wrong: Wrong,
+    is_counted: bool,
+}
+
+impl Guess<'_> {
+    fn failed(&mut self) {
+        self.is_counted = true;
+        self.context.metrics.logins_failed.add(1);
+        self.context.door.login_failed(self.address, self.name);
+    }
+}
+
+impl Drop for Guess<'_> {
+    fn drop(&mut self) {
+        if self.wrong.is_known() && !self.is_counted {
+            self.failed();
+        }
+    }
+}
+
+/// What is answered while a name is refused from its address.
+const BARRED: (ReasonCode, &str) = (
+    ReasonCode::ConnectionRateExceeded,
+    "too many failed logins from this address, try again later",
+);
+
 async fn authenticate(
     connect: &Connect,
     context: &Context,
@@ -247,14 +278,14 @@ async fn authenticate(
     let name = connect.username.as_deref().or(named).unwrap_or_default();
     match door.login(address, name) {
         Login::Now => {}
-        Login::After(wait) => tokio::time::sleep(wait).await,
-        Login::Refused => {
-            door.failed(address);
-            return Err((
-                ReasonCode::ConnectionRateExceeded,
-                "too many failed logins from this address, try again later",
-            ));
+        Login::After(wait) => {
+            door.await_turn(address, wait).await;
+            if door.bars(address, name) {
+                return Err(BARRED);
+            }
         }
+        // Neither is a failure: the one was counted, the other was not looked at.
+        Login::Refused | Login::Full => return Err(BARRED),
     }
     let credentials = Credentials {
         username: connect.username.as_deref(),
@@ -262,17 +293,28 @@ async fn authenticate(
         certificate: client.map(|client| &client.certificate),
     };
     let origin = Prefix::from(address).address();
+    let mut guess = Guess {
+        context,
+        address,
+        name,
+        wrong: Wrong::default(),
+        is_counted: false,
+    };
     let authenticated = context
         .authenticator
-        .authenticate(credentials, Some(origin))
+        .authenticate_and_tell(credentials, Some(origin), &guess.wrong)
         .await;
     match &authenticated {
+        // Others that were looked at meanwhile may have failed: one right guess among many tells nothing then.
+        Ok(principal) if door.bars(address, name) => {
+            tracing::debug!(%address, %principal, "a good login of a name that is refused by now");
+            return Err(BARRED);
+        }
+        // Who needs no credentials proves nothing about its address.
+        Ok(principal) if principal.anonymous => {}
         Ok(_) => door.logged_in(address, name),
         Err(Refusal::Busy) => metrics.logins_busy.add(1),
-        Err(_) => {
-            metrics.logins_failed.add(1);
-            door.login_failed(address, name);
-        }
+        Err(_) => guess.failed(),
     }
     authenticated.map_err(|refusal| match refusal {
         Refusal::BadCredentials => (

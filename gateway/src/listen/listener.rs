@@ -381,7 +381,7 @@ impl Guest {
                 }
                 Err(_) => {
                     let late = Rejected::Deadline(time);
-                    self.context.door.failed(peer.ip());
+                    self.broke_protocol();
                     self.context.door.complain(peer, &self.wrapping.name, &late);
                     return None;
                 }
@@ -419,8 +419,14 @@ impl Guest {
             Ok(Err(error)) => tracing::debug!(%peer, %error, "no WebSocket"),
             Err(_) => tracing::debug!(%peer, "no WebSocket within {:?}", limits.connect_timeout),
         }
-        self.context.door.failed(peer.ip());
+        self.broke_protocol();
         None
+    }
+
+    /// No CONNECT came, or something else did.
+    fn broke_protocol(&self) {
+        self.context.metrics.protocol_errors.add(1);
+        self.context.door.failed(self.peer.ip());
     }
 
     /// MQTT, from CONNECT to the end.
@@ -437,12 +443,16 @@ impl Guest {
                 let session = welcome.connection.session();
                 let (client, principal) = (session.client_id(), session.principal());
                 tracing::info!(%peer, %listener, ?client, %principal, "connected");
+                // Who needs no credentials vouches for no address.
+                let door = &self.context.door;
+                let _presence = (!principal.anonymous)
+                    .then(|| door.presence(peer.ip(), principal.name.clone()));
                 driver::drive(stream, welcome, &self.context, peer).await;
             }
             Err(Rejected::Closed) => {}
             Err(rejected) => {
                 if let Rejected::Deadline(_) | Rejected::Packet(_) = rejected {
-                    self.context.door.failed(peer.ip());
+                    self.broke_protocol();
                 }
                 self.context.door.complain(peer, listener, &rejected);
             }
