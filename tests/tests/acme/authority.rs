@@ -117,6 +117,11 @@ impl Pebble {
         this
     }
 
+    /// What it is started with from now on.
+    pub fn set_env(&mut self, key: &'static str, value: &str) {
+        self.options.environment.push((key, value.to_owned()));
+    }
+
     /// Starts the CA. What an earlier one knew is forgotten: accounts, orders, roots.
     pub async fn start_ca(&mut self) {
         let program = match self.options.newer {

@@ -45,6 +45,24 @@ async fn a_ca_that_forgot_the_account_and_refuses_nonces_still_gives_a_certifica
 }
 
 #[tokio::test]
+async fn a_new_contact_of_an_account_that_the_ca_forgot_stops_no_renewal() {
+    let pebble = Options::default().start().await;
+    let acme = format!("domains = \"{NAME}\"");
+    let mut world = World::issued(pebble, &acme).await;
+    world.gateway.expect_error("acme.contact");
+    let first = world.fingerprint("acme").await;
+    // Its state is in memory only.
+    world.pebble.stop_ca().await;
+    world.pebble.start_ca().await;
+    let changed = config(&world.pebble, &acme).replace("ann@example.org", "bob@example.org");
+    world.gateway.write_config(&changed);
+    world.gateway.reload("the configuration was reloaded").await;
+    world.renew(&["--force"]).await.expect_success();
+    assert_ne!(world.fingerprint("acme").await, first);
+    world.trusted(NAME).await.expect_success();
+}
+
+#[tokio::test]
 async fn a_domain_that_does_not_validate_is_told_in_words_and_changes_nothing() {
     let pebble = Options::default().start().await;
     // Pebble comes to a port where nobody is.

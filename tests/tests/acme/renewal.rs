@@ -63,18 +63,13 @@ async fn without_reuse_key_each_renewal_has_a_key_of_its_own() {
 
 #[tokio::test]
 async fn a_renewal_with_a_longer_chain_waits_for_consent() {
-    let pebble = Options::default()
-        .env("PEBBLE_CHAIN_LENGTH", "2")
-        .start()
-        .await;
-    let acme = format!("domains = \"{NAME}\"");
-    let world = World::issued(pebble, &acme).await;
+    let pebble = Options::default().start().await;
+    let acme = format!("domains = \"{NAME}\"\nmax_chain_depth = 2");
+    let mut world = World::issued(pebble, &acme).await;
     let first = world.fingerprint("acme").await;
-    world.gateway.write_config(&config(
-        &world.pebble,
-        &format!("{acme}\nmax_chain_depth = 2"),
-    ));
-    world.gateway.reload("the configuration was reloaded").await;
+    world.pebble.stop_ca().await;
+    world.pebble.set_env("PEBBLE_CHAIN_LENGTH", "2");
+    world.pebble.start_ca().await;
 
     let answer = world.renew(&["--force"]).await;
     let line = answer.expect_one_line_failure();
@@ -103,6 +98,19 @@ async fn a_renewal_with_a_longer_chain_waits_for_consent() {
         .await
         .expect_one_line_failure();
     assert!(line.contains("no certificate acme waits"), "{line}");
+}
+
+#[tokio::test]
+async fn a_chain_that_was_long_from_the_start_needs_no_consent_to_stay_so() {
+    let pebble = Options::default()
+        .env("PEBBLE_CHAIN_LENGTH", "2")
+        .start()
+        .await;
+    let acme = format!("domains = \"{NAME}\"\nmax_chain_depth = 2");
+    let world = World::issued(pebble, &acme).await;
+    let first = world.fingerprint("acme").await;
+    world.renew(&["--force"]).await.expect_success();
+    assert_ne!(world.fingerprint("acme").await, first);
 }
 
 // RFC 9773, by a stand-in: Pebble 2.4.0 has no renewal information.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinError;
 
 use super::super::{TlsError, atomic_file, pem};
 
@@ -190,22 +191,25 @@ impl StateFile {
     /// # Errors
     /// [`TlsError::Write`].
     pub async fn secure(&self) -> Result<(), TlsError> {
-        let this = self.clone();
-        let saved = tokio::task::spawn_blocking(move || this.save()).await;
-        saved.unwrap_or_else(|ended| {
-            Err(TlsError::Write {
-                path: self.path("json"),
-                source: io::Error::other(ended),
-            })
-        })
+        let ended = |error| TlsError::Write {
+            path: self.path("json"),
+            source: io::Error::other(error),
+        };
+        self.saved().await.map_err(ended)?
     }
 
     /// Saves without holding up the async worker; a failure is logged, because the step it is about
     /// is done already.
     pub async fn keep(&self) {
-        if let Err(error) = self.secure().await {
+        // The other error is that the runtime ends, which is no news.
+        if let Ok(Err(error)) = self.saved().await {
             tracing::error!(%error, "the state of a renewal is not kept: a restart would begin it anew");
         }
+    }
+
+    async fn saved(&self) -> Result<Result<(), TlsError>, JoinError> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || this.save()).await
     }
 
     /// The private key of the order under way, as PEM.
