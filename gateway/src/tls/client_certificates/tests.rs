@@ -1,7 +1,8 @@
 use broker_config::{CertificateName, ClientCa};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
+    CrlIssuingDistributionPoint, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SerialNumber,
 };
 
 use std::path::PathBuf;
@@ -56,6 +57,23 @@ impl Ca {
     }
 
     fn list(&self, number: u64, revoked: &[u64], begins: i64, ends: i64) -> Vec<u8> {
+        self.list_of(None, number, revoked, (begins, ends))
+    }
+
+    /// With a part: the list speaks of the certificates of one distribution point alone.
+    fn list_of(
+        &self,
+        part: Option<&str>,
+        number: u64,
+        revoked: &[u64],
+        (begins, ends): (i64, i64),
+    ) -> Vec<u8> {
+        let point = |uri: &str| CrlIssuingDistributionPoint {
+            distribution_point: CrlDistributionPoint {
+                uris: vec![uri.to_owned()],
+            },
+            scope: None,
+        };
         let entry = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: at(NOW as i64 - 100).into(),
@@ -66,7 +84,7 @@ impl Ca {
             this_update: at(NOW as i64 + begins).into(),
             next_update: at(NOW as i64 + ends).into(),
             crl_number: SerialNumber::from(number),
-            issuing_distribution_point: None,
+            issuing_distribution_point: part.map(point),
             revoked_certs: revoked.iter().map(entry).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
@@ -340,4 +358,26 @@ fn the_list_of_another_ca_does_not_stand_in_for_that_of_our_own() {
     );
     assert!(trust.refresh(now()));
     assert!(!is_revoked_by(&trust, &[&own.device("lamp", 1)]));
+}
+
+// C1
+#[test]
+fn of_several_partial_lists_of_a_ca_every_one_counts() {
+    let ca = Ca::new();
+    let (lamp, stove) = (ca.device("lamp", 1), ca.device("stove", 2));
+    let part = |uri, number, revoked: &[u64]| ca.list_of(Some(uri), number, revoked, (-60, 3600));
+    let lists = [
+        part("http://a.example/", 7, &[]),
+        part("http://b.example/", 5, &[2]),
+    ];
+    for lists in [lists.clone(), [lists[1].clone(), lists[0].clone()]] {
+        let path = ca.put_as("list", &pem(&lists));
+        let trust = open_trust(&[("factory", &ca)], &[path]);
+        assert_eq!(trust.problems(), [""; 0]);
+        assert!(is_revoked_by(&trust, &[&stove]));
+        assert!(!is_revoked_by(&trust, &[&lamp]));
+        ca.put(&pem(&[&lists[..], &[ca.list(9, &[1], -60, 3600)]].concat()));
+        assert!(trust.refresh(now()), "{:?}", trust.problems());
+        assert!(is_revoked_by(&trust, &[&lamp]));
+    }
 }
