@@ -25,6 +25,8 @@ pub struct Admissions {
 #[derive(Default)]
 struct Counts {
     total: usize,
+    /// Those that no client has logged in on, of all addresses.
+    connecting: usize,
     /// Only addresses with a connection are here: the map is as large as the number of connections at most.
     by_address: HashMap<Prefix, Here>,
 }
@@ -53,6 +55,8 @@ pub enum Full {
     Address,
     #[error("there are limits.max_connecting_per_address")]
     Connecting,
+    #[error("half of limits.max_connections have no login yet")]
+    AllConnecting,
 }
 
 impl Admissions {
@@ -91,6 +95,11 @@ impl Admission {
         if connecting >= limits.max_connecting_per_address {
             return Err(Full::Connecting);
         }
+        // However many addresses say nothing, they cannot have every place.
+        if counts.connecting >= limits.max_connections.div_ceil(2) {
+            return Err(Full::AllConnecting);
+        }
+        counts.connecting += 1;
         let here = counts.by_address.entry(address).or_default();
         here.open += 1;
         here.connecting += 1;
@@ -108,9 +117,11 @@ impl Admission {
     fn leave_connecting(&self, counts: &mut MutexGuard<'_, Counts>) {
         if let Some(address) = self.address
             && self.connecting.swap(false, Relaxed)
-            && let Some(here) = counts.by_address.get_mut(&address)
         {
-            here.connecting -= 1;
+            counts.connecting -= 1;
+            if let Some(here) = counts.by_address.get_mut(&address) {
+                here.connecting -= 1;
+            }
         }
     }
 }
@@ -157,8 +168,8 @@ mod tests {
     fn connections_are_limited_in_all_and_by_address() {
         let admissions = Admissions::new(Arc::default());
         let limits = limits(3, 2, 9);
-        let first = admit(&admissions, 1, &limits);
-        let second = admit(&admissions, 1, &limits);
+        let first = admit(&admissions, 1, &limits).inspect(Admission::connected);
+        let second = admit(&admissions, 1, &limits).inspect(Admission::connected);
         assert!(first.is_ok() && second.is_ok());
         let full = admit(&admissions, 1, &limits).err();
         assert_eq!(full, Some(Full::Address));
@@ -190,5 +201,21 @@ mod tests {
         assert!(admit(&admissions, 1, &limits).is_ok());
         drop(third);
         assert!(admissions.counts.lock().by_address.is_empty());
+    }
+
+    #[test]
+    fn addresses_that_do_not_log_in_have_half_of_all_places_together() {
+        let admissions = Admissions::new(Arc::default());
+        let limits = limits(4, 9, 9);
+        let silent: Vec<_> = (1..3).map(|n| admit(&admissions, n, &limits)).collect();
+        assert!(silent.iter().all(Result::is_ok));
+        let full = admit(&admissions, 3, &limits).err();
+        assert_eq!(full, Some(Full::AllConnecting));
+        silent[0].as_ref().unwrap().connected();
+        let third = admit(&admissions, 3, &limits);
+        assert!(third.is_ok());
+        drop((silent, third));
+        assert_eq!(admissions.counts.lock().connecting, 0);
+        assert_eq!(admissions.counts.lock().total, 0);
     }
 }

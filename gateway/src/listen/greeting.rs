@@ -36,6 +36,9 @@ pub enum Rejected {
     Deadline(Duration),
     #[error("closed before CONNECT")]
     Closed,
+    /// No failure of anybody: we were slow.
+    #[error("closed before its CONNECT was answered")]
+    Left,
     #[error("read failed: {0}")]
     Io(#[from] std::io::Error),
     #[error(transparent)]
@@ -218,7 +221,7 @@ async fn while_present<S: AsyncRead + Unpin, T>(
             biased;
             done = &mut work => return Ok(done),
             read = stream.read_buf(rest) => if read? == 0 {
-                return Err(Rejected::Closed);
+                return Err(Rejected::Left);
             },
         }
     }

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 
 use super::holder::holder_of;
 use super::listener;
+use super::prefix::Prefix;
 use crate::metrics::Metrics;
 use crate::tls::acme::{Challenges, Doors};
 
@@ -217,7 +218,7 @@ struct Place {
 
 impl Place {
     fn take(inside: &Arc<Inside>, address: IpAddr) -> Option<Place> {
-        let address = network(address.to_canonical());
+        let address = Prefix::from(address).address();
         let mut places = inside.places.lock();
         let share = (inside.max_connections / ADDRESS_SHARE).max(ADDRESS_LEAST);
         let here = places.by_address.get(&address).copied().unwrap_or(0);
@@ -243,14 +244,6 @@ impl Drop for Place {
                 places.by_address.remove(&self.address);
             }
         }
-    }
-}
-
-/// Whoever has one address of a /64 has all of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => IpAddr::from((u128::from(address) >> 64 << 64).to_be_bytes()),
     }
 }
 

@@ -31,6 +31,7 @@ use super::{
     opening::{self, Opening, Speech},
     prefix::Prefix,
     proxy::{self, ProxyError},
+    turns::Delay,
     websocket::{self, WsError, WsSettings, WsStream},
 };
 use crate::tls::{TlsAcceptor, is_challenge};
@@ -284,7 +285,7 @@ impl Guest {
         let acceptor = stream
             .local_addr()
             .map_or_else(|_| acceptor.clone(), |local| acceptor.at(local.ip()));
-        let progress = Progress::default();
+        let (progress, began) = (Progress::default(), Instant::now());
         // The wait for a place counts: a client does not know why we are slow.
         let agreed = timeout_at(deadline, self.agree(stream, &acceptor, &progress)).await;
         let unfinished = match agreed {
@@ -308,7 +309,7 @@ impl Guest {
         if let Unfinished::Stalled = unfinished {
             metrics.handshakes_stalled.add(1);
         }
-        if progress.blames_client(&unfinished) {
+        if progress.blames_client(&unfinished, began.elapsed()) {
             context.door.failed(self.peer.ip());
         }
         None
@@ -334,7 +335,7 @@ impl Guest {
         let _ = progress.waited.set(heard.elapsed());
         let _counted = context.metrics.handshakes.during();
         tokio::select! {
-            finished = context.turns.take(Box::pin(hello.finish())) => finished.map_err(Unfinished::Failed),
+            finished = context.turns.take_noting(Box::pin(hello.finish()), &progress.turns) => finished.map_err(Unfinished::Failed),
             () = place.stalled() => Err(Unfinished::Stalled),
         }
     }
@@ -369,12 +370,19 @@ impl Guest {
         S: AsyncRead + AsyncWrite + Send + 'a,
     {
         let time = self.context.limits().connect_timeout;
-        let mut opening = Box::new(Opening::until(Instant::now() + time, client));
+        let began = Instant::now();
+        let mut opening = Box::new(Opening::until(began + time, client));
         let peer = self.peer;
         let speech = match opening::known(self.wrapping.protocol, alpn.as_deref()) {
             Some(speech) => speech,
             None => match timeout_at(opening.deadline, opening.listen(&mut stream)).await {
-                Ok(Ok(speech)) => speech?,
+                Ok(Ok(None)) => {
+                    if began.elapsed() >= Progress::PROMPT {
+                        self.context.door.failed(peer.ip());
+                    }
+                    return None;
+                }
+                Ok(Ok(Some(speech))) => speech,
                 Ok(Err(error)) => {
                     tracing::debug!(%peer, %error, "closed before its first byte");
                     return None;
@@ -436,6 +444,7 @@ impl Guest {
         opening: Box<Opening>,
     ) {
         let (peer, listener) = (self.peer, &self.wrapping.name);
+        let began = Instant::now();
         let greeting = greeting::greet(&mut stream, opening, &self.context, peer.ip());
         match self.context.turns.take(Box::pin(greeting)).await {
             Ok(welcome) => {
@@ -449,7 +458,10 @@ impl Guest {
                     .then(|| door.presence(peer.ip(), principal.name.clone()));
                 driver::drive(stream, welcome, &self.context, peer).await;
             }
-            Err(Rejected::Closed) => {}
+            Err(Rejected::Left) => {}
+            // Who only looks whether somebody is here leaves at once.
+            Err(Rejected::Closed) if began.elapsed() < Progress::PROMPT => {}
+            Err(Rejected::Closed) => self.context.door.failed(peer.ip()),
             Err(rejected) => {
                 if let Rejected::Deadline(_) | Rejected::Packet(_) = rejected {
                     self.broke_protocol();
@@ -478,6 +490,8 @@ struct Progress {
     heard: OnceLock<Instant>,
     /// How long it waited for a place then.
     waited: OnceLock<Duration>,
+    /// And for turns after that.
+    turns: Delay,
 }
 
 impl Progress {
@@ -486,16 +500,24 @@ impl Progress {
 
     /// Whether it counts as a failure of the client. That we are slow, after a restart with everybody at the door,
     /// must ban nobody.
-    fn blames_client(&self, unfinished: &Unfinished) -> bool {
+    fn blames_client(&self, unfinished: &Unfinished, held: Duration) -> bool {
         let is_heard = self.heard.get().is_some();
-        let were_prompt = self
-            .waited
-            .get()
-            .is_some_and(|waited| *waited < Self::PROMPT);
+        let had_turns = self.turns.get() < Self::PROMPT;
+        let were_prompt = had_turns
+            && self
+                .waited
+                .get()
+                .is_some_and(|waited| *waited < Self::PROMPT);
         match unfinished {
-            // Who leaves before its ClientHello looked whether somebody is here.
+            // Who leaves before its ClientHello looked whether somebody is here, unless it held its place for long. A
+            // reset may have taken a ClientHello with it that we were slow to read.
+            Unfinished::Failed(error) if !is_heard && has_left(error) => {
+                held >= Self::PROMPT && error.kind() == io::ErrorKind::UnexpectedEof
+            }
             Unfinished::Failed(error) if has_left(error) => were_prompt,
-            Unfinished::Failed(_) | Unfinished::Stalled => true,
+            Unfinished::Failed(_) => true,
+            // Its place is younger than that: only turns can have kept it.
+            Unfinished::Stalled => had_turns,
             Unfinished::Late => !is_heard || were_prompt,
         }
     }

@@ -5,8 +5,12 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Semaphore;
@@ -25,26 +29,70 @@ impl Default for Turns {
 
 impl Turns {
     /// Runs `work`, each step of which waits for its turn, first come first served. Waiting for the network is no step.
-    pub fn take<F: Future>(&self, work: Pin<Box<F>>) -> InTurn<F> {
+    pub fn take<F: Future>(&self, work: Pin<Box<F>>) -> InTurn<'static, F> {
         InTurn {
             turns: PollSemaphore::new(self.0.clone()),
             work,
+            since: None,
+            delay: None,
         }
+    }
+
+    /// [`Self::take`], and notes how long it waited for turns.
+    pub fn take_noting<'a, F: Future>(&self, work: Pin<Box<F>>, delay: &'a Delay) -> InTurn<'a, F> {
+        let mut taken: InTurn<'a, F> = self.take(work);
+        taken.delay = Some(delay);
+        taken
     }
 }
 
 /// See [`Turns::take`].
-pub struct InTurn<F> {
+pub struct InTurn<'a, F> {
     turns: PollSemaphore,
     work: Pin<Box<F>>,
+    /// Since when it waits for its turn.
+    since: Option<Instant>,
+    delay: Option<&'a Delay>,
 }
 
-impl<F: Future> Future for InTurn<F> {
+/// Time that work waited for its turns.
+#[derive(Debug, Default)]
+pub struct Delay(AtomicU64);
+
+impl Delay {
+    /// So far, once the work is done or dropped.
+    pub fn get(&self) -> Duration {
+        Duration::from_micros(self.0.load(Relaxed))
+    }
+}
+
+impl<F> InTurn<'_, F> {
+    fn note(&mut self) {
+        if let (Some(since), Some(delay)) = (self.since.take(), self.delay) {
+            let waited = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            delay.0.fetch_add(waited, Relaxed);
+        }
+    }
+}
+
+impl<F> Drop for InTurn<'_, F> {
+    fn drop(&mut self) {
+        self.note();
+    }
+}
+
+impl<F: Future> Future for InTurn<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         // It is never closed; if it were, nothing would need to wait.
-        let _turn = ready!(self.turns.poll_acquire(cx));
+        let Poll::Ready(_turn) = self.turns.poll_acquire(cx) else {
+            if self.delay.is_some() {
+                self.since.get_or_insert_with(Instant::now);
+            }
+            return Poll::Pending;
+        };
+        self.note();
         self.work.as_mut().poll(cx)
     }
 }
@@ -57,6 +105,21 @@ mod tests {
     };
 
     use super::*;
+
+    #[tokio::test]
+    async fn time_spent_waiting_for_a_turn_is_told_from_time_spent_waiting_for_others() {
+        let turns = Turns(Arc::new(Semaphore::new(1)));
+        let (delayed, patient) = (Delay::default(), Delay::default());
+        let short = Duration::from_millis(50);
+        let slow = turns.take_noting(Box::pin(std::future::pending::<()>()), &patient);
+        assert!(tokio::time::timeout(short, slow).await.is_err());
+        assert_eq!(patient.get(), Duration::ZERO);
+        let all = turns.0.acquire().await.unwrap();
+        let waiting = turns.take_noting(Box::pin(async {}), &delayed);
+        assert!(tokio::time::timeout(short, waiting).await.is_err());
+        assert!(delayed.get() >= short / 2, "{delayed:?}");
+        drop(all);
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn steps_take_turns_and_waiting_for_something_else_holds_none() {
