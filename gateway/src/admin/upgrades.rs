@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use super::Administration;
 use crate::auth::{Upgrade, Upgrades};
@@ -24,14 +25,20 @@ struct State {
 }
 
 impl HashUpgrades {
-    /// Has the authenticator of the administration hand its upgrades to it.
+    /// Has the authenticator of the administration hand its upgrades to it. To be called within the runtime that is to
+    /// store them.
     pub fn attach(administration: &Arc<Administration>) {
+        let upgrades = Arc::new(HashUpgrades {
+            administration: Arc::downgrade(administration),
+            state: Mutex::default(),
+        });
+        let upgrader = Upgrader {
+            upgrades,
+            runtime: Handle::current(),
+        };
         administration
             .authenticator()
-            .attach_upgrades(Arc::new(Upgrader(Arc::new(HashUpgrades {
-                administration: Arc::downgrade(administration),
-                state: Mutex::default(),
-            }))));
+            .attach_upgrades(Arc::new(upgrader));
     }
 
     async fn work(&self) {
@@ -57,19 +64,23 @@ impl HashUpgrades {
     }
 }
 
-struct Upgrader(Arc<HashUpgrades>);
+struct Upgrader {
+    upgrades: Arc<HashUpgrades>,
+    /// Upgrades come from the threads that hash.
+    runtime: Handle,
+}
 
 impl Upgrades for Upgrader {
     fn upgrade(&self, upgrade: Upgrade) {
-        let mut state = self.0.state.lock();
+        let mut state = self.upgrades.state.lock();
         if state.waiting.len() >= WAITING_MAX {
             return;
         }
         state.waiting.push(upgrade);
         if !state.at_work {
             state.at_work = true;
-            let upgrades = self.0.clone();
-            tokio::spawn(async move { upgrades.work().await });
+            let upgrades = self.upgrades.clone();
+            self.runtime.spawn(async move { upgrades.work().await });
         }
     }
 }
