@@ -218,7 +218,8 @@ impl Bus {
 
     /// A link of its own to the router, beside the bus: for tests that do to rumqttd what clients cannot.
     pub fn raw_link(&self, name: &str) -> Result<(LinkTx, LinkRx), RoutingError> {
-        self.router.lock().link(name)
+        let router = self.router.lock().clone();
+        router.link(name)
     }
 
     /// Bytes that are published and not yet dispatched.

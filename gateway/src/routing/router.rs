@@ -4,6 +4,8 @@
 //! links have no `Drop`, `LinkBuilder::build` blocks, and client input can panic its thread. This module
 //! hides the first three; the bus keeps client input away and starts a new router when one dies.
 
+use std::sync::Arc;
+
 use rumqttd::{
     Router as Rumqttd, RouterConfig,
     local::{LinkBuilder, LinkRx, LinkTx},
@@ -14,9 +16,10 @@ use super::RoutingError;
 /// One constant ASCII topic: rumqttd keeps a log per filter and a cache entry per topic for ever.
 pub(super) const TOPIC: &str = "m";
 
-/// A running router thread.
+/// A running router thread. A clone is the same router.
+#[derive(Clone)]
 pub struct Router {
-    connect: Box<Connect>,
+    connect: Arc<Connect>,
 }
 
 type Connect = dyn Fn(&str) -> Result<(LinkTx, LinkRx), RoutingError> + Send + Sync;
@@ -32,11 +35,12 @@ impl Router {
             Ok((tx, rx))
         };
         Router {
-            connect: Box::new(connect),
+            connect: Arc::new(connect),
         }
     }
 
-    /// A link with this name. Blocks until the router thread has answered.
+    /// A link with this name. Blocks until the router thread has answered, and for ever if it died before it could: hold
+    /// no lock that its successor needs.
     pub fn link(&self, name: &str) -> Result<(LinkTx, LinkRx), RoutingError> {
         (self.connect)(name)
     }

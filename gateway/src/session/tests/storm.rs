@@ -124,15 +124,23 @@ async fn change_the_policy(world: World, stop: Arc<AtomicBool>) {
     }
 }
 
+/// One that is dying answers no new link: the next is killed when the last one has a successor.
 async fn kill_the_router(world: World, stop: Arc<AtomicBool>) {
+    let mut deaths = 0;
     while !stop.load(Relaxed) {
         tokio::time::sleep(Duration::from_millis(150)).await;
+        let start = Instant::now();
+        while world.metrics.bus_restarts.get() < deaths {
+            assert!(start.elapsed() < DEADLINE, "a dead router has a successor");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let bus = world.bus.clone();
         let killed = tokio::task::spawn_blocking(move || {
-            let (mut link, _rx) = bus.raw_link("sabotage").ok()?;
-            link.publish("ä", "x").ok()
+            let (mut link, _rx) = bus.raw_link("sabotage").expect("it lives");
+            link.publish("ä", "x").expect("it is taken");
         });
         killed.await.unwrap();
+        deaths += 1;
     }
 }
 
