@@ -13,10 +13,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+/// The longest wait for a server to close a connection that has ended.
+const GONE: Duration = Duration::from_secs(5);
 
 /// Everything a client needs to connect, resolved once per run.
 pub struct Target {
@@ -306,6 +309,22 @@ impl Link {
 
     /// Sends what is left, DISCONNECT and, over TLS, close_notify. Errors are of no interest any more.
     pub async fn close(mut self) {
+        self.disconnect().await;
+    }
+
+    /// Closes, and waits up to [`GONE`] for the server to do the same: from then on it knows that the client is away.
+    pub async fn leave(mut self) {
+        self.disconnect().await;
+        let end = async {
+            match &mut self.stream {
+                Stream::Plain(tcp) => read_to_the_end(tcp).await,
+                Stream::Tls(tls) => read_to_the_end(tls.as_mut()).await,
+            }
+        };
+        let _ = tokio::time::timeout(GONE, end).await;
+    }
+
+    async fn disconnect(&mut self) {
         wire::disconnect(&mut self.out);
         let rest = &self.out[self.sent..];
         let _ = match &mut self.stream {
@@ -364,6 +383,11 @@ impl Link {
 async fn write_and_shut(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.shutdown().await
+}
+
+async fn read_to_the_end(stream: &mut (impl AsyncRead + Unpin)) {
+    let mut unwanted = [0; 1024];
+    while matches!(stream.read(&mut unwanted).await, Ok(1..)) {}
 }
 
 async fn connect_tcp(target: &Target, index: u32) -> io::Result<TcpStream> {

@@ -99,9 +99,9 @@ impl Subscriber {
         }
     }
 
-    /// Leaves with DISCONNECT, before any message was sent.
+    /// Leaves before any message was sent, and stays until the server knows.
     pub async fn leave(self) {
-        self.link.close().await;
+        self.link.leave().await;
     }
 
     /// Receives until the run closes.
