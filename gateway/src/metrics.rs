@@ -175,6 +175,10 @@ metrics! {
     logins_barred: Counter,
     /// CONNECTs refused because a session belongs to another principal.
     sessions_foreign: Counter,
+    /// CONNECTs refused because their client identifier is that of a device.
+    client_identifiers_reserved: Counter,
+    /// Times that a device came or left, as far as they were written down.
+    device_sightings: Counter,
     /// Sessions in memory, connected or not.
     sessions: Gauge,
     /// Sessions that expired.

@@ -127,6 +127,15 @@ impl Permissions {
         !self.group(Group::SubscribeDeny).is_empty()
     }
 
+    /// The filters of the allows of one action, variables replaced. Denies may take a part of them away.
+    pub fn allowed(&self, action: Action) -> impl Iterator<Item = &str> {
+        let group = match action {
+            Action::Publish => Group::PublishAllow,
+            Action::Subscribe => Group::SubscribeAllow,
+        };
+        self.group(group).iter().map(|entry| entry.filter.as_ref())
+    }
+
     /// The denies that may take messages out of a subscription to `filter`.
     pub fn denies_within(&self, filter: &str) -> impl Iterator<Item = &Rule> {
         let denies = self.group(Group::SubscribeDeny).iter();

@@ -1,6 +1,9 @@
 //! Executes commands: checks them, stores the change, puts it into force, and tells the live sessions.
 
 mod ca;
+mod devices;
+
+pub use devices::DeviceDesk;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -36,6 +39,7 @@ pub struct Administration {
     live: OnceLock<Arc<dyn LiveSessions>>,
     certificates: OnceLock<Arc<CertificateDesk>>,
     door: OnceLock<Arc<Door>>,
+    devices: OnceLock<DeviceDesk>,
     /// One change at a time, in the order they came: live sessions hear of them in the order they were stored.
     turns: Semaphore,
     /// One backup at a time: it needs as much space as the databases.
@@ -90,6 +94,7 @@ impl Administration {
             live: OnceLock::new(),
             certificates: OnceLock::new(),
             door: OnceLock::new(),
+            devices: OnceLock::new(),
             turns: Semaphore::new(1),
             backups: Arc::new(Semaphore::new(1)),
             imports: Semaphore::new(1),
@@ -123,6 +128,11 @@ impl Administration {
     /// Says whose bans the operator lists and lifts. The first one stays.
     pub fn attach_door(&self, door: Arc<Door>) {
         let _ = self.door.set(door);
+    }
+
+    /// Says what devices are told, and who knows when they were here. The first one stays.
+    pub fn attach_devices(&self, desk: DeviceDesk) {
+        let _ = self.devices.set(desk);
     }
 
     /// Closes the database after what is under way.
@@ -168,11 +178,18 @@ impl Administration {
                 password,
                 roles,
             } => self.add_user(&name, password, &roles).await,
-            Command::SetPassword { name, password } => self.set_password(&name, password).await,
+            Command::SetPassword { name, password } => {
+                self.refuse_device(&name, "rotate")?;
+                self.set_password(&name, password).await
+            }
             Command::SetRoles { name, roles } => self.set_roles(&name, &roles).await,
             Command::DisableUser { name } => self.disable_user(&name).await,
             Command::EnableUser { name } => self.enable_user(&name).await,
-            Command::RemoveUser { name } => self.remove_user(&name).await,
+            Command::RemoveUser { name } => {
+                self.refuse_device(&name, "revoke")?;
+                self.remove_user(&name).await
+            }
+            Command::Device(command) => self.run_device(command).await,
             Command::ListUsers { after } => Ok(self.list_users(after.as_deref())),
             Command::AddRule {
                 effect,
@@ -245,7 +262,7 @@ impl Administration {
                     realm: LOCAL_REALM,
                     name: &found.name,
                     client_id: &client_id,
-                    device: None,
+                    device: found.device_id().map(|id| &**id),
                     roles: &found.roles,
                 };
                 let mut explanation = explain(&self.policy.load(), &subject, action, &topic);
@@ -428,6 +445,7 @@ impl Administration {
             name: user.name.to_string(),
             generated: matches!(user.credential, Credential::Generated(_)),
             imported: matches!(&user.credential, Credential::Chosen(phc) if is_imported(phc)),
+            device: user.device,
             disabled: user.disabled,
             roles: user.roles.iter().map(|role| role.to_string()).collect(),
             created_at: user.created_at,

@@ -96,6 +96,11 @@ impl CertificateDesk {
         self
     }
 
+    /// Those that are served.
+    pub(super) fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
     /// What renews, if anything does.
     pub(super) fn renewals(&self) -> Option<Arc<Renewals>> {
         self.renewals.clone()

@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CertificateDetails, CertificateLine, PartLine};
+use super::{
+    CertificateDetails, CertificateLine, DeviceCommand, DeviceGiven, DeviceLine, PartLine,
+};
 use crate::acl::{Action, Effect, Explanation};
 use crate::tls::acme::Finding;
 
@@ -43,6 +45,7 @@ pub enum Command {
     ListUsers {
         after: Option<String>,
     },
+    Device(DeviceCommand),
     /// `who` as in [`crate::acl::Who`]'s text form.
     AddRule {
         effect: Effect,
@@ -235,6 +238,12 @@ pub enum Answer {
         users: Vec<UserLine>,
         more: bool,
     },
+    /// A device has a secret now; it is not kept and cannot be shown again.
+    Given(Box<DeviceGiven>),
+    Devices {
+        devices: Vec<DeviceLine>,
+        more: bool,
+    },
     Rules {
         rules: Vec<RuleLine>,
         more: bool,
@@ -298,6 +307,9 @@ pub struct UserLine {
     pub generated: bool,
     /// Whether it is stored as another broker stored it: its user has not logged in since the import.
     pub imported: bool,
+    /// Whether it is a device, which proves itself by its secret.
+    #[serde(default)]
+    pub device: bool,
     pub disabled: bool,
     pub roles: Vec<String>,
     /// Seconds since 1970.
@@ -381,6 +393,7 @@ impl Command {
             Command::DisableUser { name } => format!("disable {name:?}"),
             Command::EnableUser { name } => format!("enable {name:?}"),
             Command::RemoveUser { name } => format!("remove {name:?}"),
+            Command::Device(command) => return command.audit(),
             Command::AddRule {
                 effect,
                 action,

@@ -104,6 +104,9 @@ impl Administration {
             self.refuse_existing(&accounts)?;
         }
         let _turn = self.turn().await?;
+        for account in &accounts {
+            self.refuse_device(&account.name, "revoke")?;
+        }
         let done = self
             .accounts
             .import(&accounts, &rules, import.replace)

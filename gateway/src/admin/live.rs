@@ -16,6 +16,15 @@ pub trait LiveSessions: Send + Sync {
     /// Certificates were revoked, or another revocation list is on disk: connections with a certificate that is not
     /// good any more end, and their wills are dropped (P3).
     fn certificates_changed(&self) -> BoxFuture<'static, ()>;
+    /// What is retained on these topics, as far as it is at most `longest` bytes.
+    fn retained_on(
+        &self,
+        topics: Vec<String>,
+        longest: usize,
+    ) -> BoxFuture<'static, Vec<Option<Box<[u8]>>>> {
+        let _ = longest;
+        Box::pin(std::future::ready(vec![None; topics.len()]))
+    }
     /// What does not work as it should, in words for the operator.
     fn problems(&self) -> Vec<String>;
 }

@@ -7,20 +7,25 @@
 mod administration;
 mod backup;
 mod bans;
+mod broker;
 mod certificates;
 mod client;
 mod command;
 mod control;
+mod device;
+mod device_settings;
 mod first_account;
 mod import;
 mod live;
 mod peer;
 mod sessions;
+pub mod sightings;
 pub mod sys;
 mod upgrades;
 
-pub use administration::Administration;
+pub use administration::{Administration, DeviceDesk};
 pub use backup::{Backup, Part, PartKind, PartLine};
+pub use broker::Broker;
 pub use certificates::{
     CertificateDesk, CertificateDetails, CertificateFacts, CertificateLine, ChainLine, date,
 };
@@ -30,6 +35,11 @@ pub use command::{
     RevocationReason, RuleLine, Secret, UserLine,
 };
 pub use control::ControlServer;
+pub use device::{
+    CertificateRequest, DeviceCa, DeviceCommand, DeviceGiven, DeviceLine, GivenCertificate, Place,
+    ReachedBy,
+};
+pub use device_settings::settings_line;
 pub use first_account::FirstAccount;
 pub use import::{Import, ImportedUser};
 pub use live::LiveSessions;
@@ -104,6 +114,15 @@ pub enum AdminError {
     },
     #[error("an import is being made already; wait until it is done")]
     ImportUnderWay,
+    #[error("{name:?} is a device: use `postern device {verb} {name}`")]
+    IsDevice { name: String, verb: &'static str },
+    #[error(
+        "no listener serves MQTT over TLS on a port that is known: turn one on in the configuration, or say with --port \
+         where devices reach the gateway"
+    )]
+    NoDoor,
+    #[error("there is no server certificate yet; start the gateway once")]
+    NoServerCertificate,
     #[error("there is no private CA; make one with `postern ca init`")]
     NoCa,
     #[error("{days} days are no life for this certificate; give 1 to {longest}")]

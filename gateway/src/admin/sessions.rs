@@ -94,6 +94,15 @@ impl LiveSessions for Sessions {
         })
     }
 
+    fn retained_on(
+        &self,
+        topics: Vec<String>,
+        longest: usize,
+    ) -> BoxFuture<'static, Vec<Option<Box<[u8]>>>> {
+        let registry = self.registry.clone();
+        Box::pin(async move { registry.retained_on(topics, longest).await })
+    }
+
     fn problems(&self) -> Vec<String> {
         let failure = self.registry.store_failure().map(|failure| match failure {
             Failure::Full => "the disk of the message store is full: free some space",

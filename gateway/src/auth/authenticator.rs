@@ -120,6 +120,11 @@ impl Authenticator {
         let _ = self.upgrades.set(upgrades);
     }
 
+    /// The users that logins read.
+    pub fn users(&self) -> &Users {
+        &self.users
+    }
+
     /// Takes new settings over; logins under way finish by the old ones.
     pub fn apply(&self, settings: Settings) -> Result<(), AuthError> {
         self.pool
@@ -263,7 +268,11 @@ impl Authenticator {
             return true;
         }
         match self.users.find(&principal.name) {
-            Some(user) => !user.disabled && user.roles == principal.roles,
+            Some(user) => {
+                !user.disabled
+                    && user.roles == principal.roles
+                    && user.device_id() == principal.device.as_ref()
+            }
             // Somebody may have removed the account meanwhile, and its roles with it.
             None => is_device(principal),
         }
@@ -273,7 +282,10 @@ impl Authenticator {
     pub fn renew(&self, mut principal: Principal) -> Option<Principal> {
         if !principal.anonymous && principal.realm == self.realm {
             match self.users.find(&principal.name) {
-                Some(user) => principal.roles = user.roles.clone(),
+                Some(user) => {
+                    principal.roles = user.roles.clone();
+                    principal.device = user.device_id().cloned();
+                }
                 // Its certificate said who it is, and is asked for again when it comes back.
                 None if is_device(&principal) => {}
                 None => return None,
@@ -347,7 +359,7 @@ impl Authenticator {
             realm: self.realm.clone(),
             name: user.name.clone(),
             roles: user.roles.clone(),
-            device: None,
+            device: user.device_id().cloned(),
             expires_at: None,
             certificate: None,
             anonymous: false,

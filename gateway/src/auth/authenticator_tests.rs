@@ -7,7 +7,8 @@ use tempfile::TempDir;
 
 use super::{Authenticator, Credentials, Refusal, Settings};
 use crate::auth::{
-    Certificate, Principal, SecretKey, Upgrade, Upgrades, Users, Wrong, generate_secret,
+    Certificate, Principal, Reservation, SecretKey, Upgrade, Upgrades, Users, Wrong,
+    generate_device_secret, generate_secret,
 };
 use crate::mqtt::ReasonCode;
 use crate::store::{Credential, User};
@@ -37,6 +38,7 @@ impl World {
             name: name.into(),
             credential,
             disabled,
+            device: false,
             roles,
             created_at: 0,
             changed_at: 0,
@@ -403,6 +405,90 @@ async fn where_both_are_required_they_must_be_of_the_same_one() {
         .present(&nameless, Some(("bob", "correct horse")))
         .await;
     assert_eq!(bob.unwrap().to_string(), "local:bob");
+}
+
+impl World {
+    /// Puts a device into the snapshot; gives its secret.
+    fn put_device(&self, id: &str) -> String {
+        let secret = generate_device_secret().unwrap();
+        self.put(id, self.login.hash_secret(id, &secret), false);
+        let mut users = HashMap::clone(&self.users.all());
+        let mut user = User::clone(&users[id]);
+        user.device = true;
+        users.insert(user.name.clone(), Arc::new(user));
+        self.users.replace(users);
+        secret
+    }
+}
+
+// I2, P1: a known device id means secret, and %d is the device's and nobody else's.
+#[tokio::test]
+async fn a_device_shows_its_secret_and_is_known_by_its_id() {
+    let world = World::new(Settings::default());
+    let secret = world.put_device("lamp");
+    world.put_chosen("ann", "correct horse").await;
+    let login = async |name: &'static str, password: &str| {
+        let credentials = Credentials {
+            username: Some(name),
+            password: Some(password.as_bytes()),
+            certificate: None,
+        };
+        world.login.authenticate(credentials, None).await
+    };
+    let lamp = login("lamp", &secret).await.unwrap();
+    assert_eq!(lamp.to_string(), "local:lamp");
+    assert_eq!(lamp.device.as_deref(), Some("lamp"));
+    assert_eq!(login("ann", "correct horse").await.unwrap().device, None);
+    for (name, wrong) in [("lamp", "correct horse"), ("ann", secret.as_str())] {
+        assert_eq!(
+            login(name, wrong).await.unwrap_err(),
+            Refusal::BadCredentials
+        );
+    }
+    // Its certificate is as good, and means the same account.
+    let shown = certificate("local", Some("lamp"), true);
+    let by_certificate = world.present(&shown, None).await.unwrap();
+    assert!(by_certificate.is_same(&lamp));
+    assert_eq!(by_certificate.roles[..], lamp.roles[..]);
+    assert_eq!(by_certificate.device.as_deref(), Some("lamp"));
+    // A session of before knows it after a restart, and a user that replaces it is another matter.
+    let stored = Principal {
+        device: None,
+        ..lamp.clone()
+    };
+    assert!(!world.login.is_current(&stored));
+    assert_eq!(world.login.renew(stored).unwrap().device, lamp.device);
+    world.put_chosen("lamp", "correct horse").await;
+    assert!(!world.login.is_current(&lamp));
+}
+
+// S5
+#[tokio::test]
+async fn the_client_identifier_of_a_device_is_kept_for_it() {
+    let world = World::new(Settings::default());
+    let secret = world.put_device("lamp");
+    world.put_chosen("ann", "correct horse").await;
+    let credentials = Credentials {
+        username: Some("lamp"),
+        password: Some(secret.as_bytes()),
+        certificate: None,
+    };
+    let lamp = world.login.authenticate(credentials, None).await.unwrap();
+    let namesake = world
+        .present(&certificate("factory", Some("lamp"), true), None)
+        .await
+        .unwrap();
+    let anonymous = Principal::anonymous(&"anonymous".into());
+    let of = |id: &str, who: &Principal| world.users.reservation(id, who);
+    assert_eq!(of("lamp", &lamp), Reservation::Own);
+    for other in [&namesake, &anonymous] {
+        assert_eq!(of("lamp", other), Reservation::Other, "{other}");
+        assert!(!world.users.is_device(other));
+    }
+    for free in ["ann", "lamp-2", ""] {
+        assert_eq!(of(free, &lamp), Reservation::None, "{free:?}");
+    }
+    assert!(world.users.is_device(&lamp));
 }
 
 #[tokio::test]

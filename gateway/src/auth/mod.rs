@@ -31,12 +31,12 @@ mod users;
 pub use authenticator::{Authenticator, Credentials, Refusal, Settings};
 pub use certificate::Certificate;
 pub use imported::{ImportedHashError, check_imported, check_imported_together, is_imported};
-pub use name::{LOCAL_REALM, check_role, check_user_name};
+pub use name::{LOCAL_REALM, check_device_id, check_role, check_user_name};
 pub use pool::Wrong;
 pub use principal::Principal;
-pub use secret::{SecretKey, generate_secret};
+pub use secret::{SecretKey, generate_device_secret, generate_secret};
 pub use upgrade::{Upgrade, Upgrades};
-pub use users::Users;
+pub use users::{Reservation, Users};
 
 use std::path::PathBuf;
 
@@ -45,6 +45,8 @@ use std::path::PathBuf;
 pub enum AuthError {
     #[error("the user name {name:?} {problem}")]
     UserName { name: String, problem: &'static str },
+    #[error("the device id {id:?} {problem}")]
+    DeviceId { id: String, problem: &'static str },
     #[error("the role {name:?} {problem}")]
     Role { name: String, problem: &'static str },
     #[error("the password {0}")]

@@ -6,6 +6,8 @@ use super::AuthError;
 pub const LOCAL_REALM: &str = "local";
 
 const USER_NAME_MAX_BYTES: usize = 255;
+/// What the common name of a certificate may have (RFC 5280, A.1).
+const DEVICE_ID_MAX_BYTES: usize = 64;
 const ROLE_MAX_BYTES: usize = 64;
 
 /// Checks the name of a new user: 1 to 255 bytes, no control characters, no white space around it. Returns what the
@@ -27,6 +29,27 @@ pub fn check_user_name(name: &str) -> Result<Option<String>, AuthError> {
     };
     Err(AuthError::UserName {
         name: name.chars().take(80).collect(),
+        problem,
+    })
+}
+
+/// Checks the id of a new device: a user name that can stand for a topic level and for the common name of a
+/// certificate. 1 to 64 bytes without `/`, `+` and `#`, and no `$` at the beginning.
+pub fn check_device_id(id: &str) -> Result<(), AuthError> {
+    let problem = match check_user_name(id) {
+        Err(AuthError::UserName { problem, .. }) => problem,
+        Err(error) => return Err(error),
+        Ok(_) if id.len() > DEVICE_ID_MAX_BYTES => "is longer than 64 bytes; choose a shorter one",
+        Ok(Some(_)) => {
+            "contains \"/\", \"+\" or \"#\", and is to be one level of its topics; leave them out"
+        }
+        Ok(None) if id.starts_with('$') => {
+            "begins with \"$\", as only topics of the gateway itself do; leave it out"
+        }
+        Ok(None) => return Ok(()),
+    };
+    Err(AuthError::DeviceId {
+        id: id.chars().take(80).collect(),
         problem,
     })
 }
@@ -65,6 +88,28 @@ mod tests {
             assert!(check_role(bad).is_err(), "{bad:?}");
         }
         check_role("Read_only.v2-x").unwrap();
+    }
+
+    // P1
+    #[test]
+    fn a_device_id_is_always_one_topic_level() {
+        for bad in [
+            "",
+            "a/b",
+            "+",
+            "x#",
+            "$SYS",
+            " a",
+            "a\n",
+            "a\0",
+            &"x".repeat(65),
+        ] {
+            let error = check_device_id(bad).unwrap_err().to_string();
+            assert!(error.starts_with("the device id "), "{error}");
+        }
+        for good in ["lamp-7", "Küche 2", "a%u", "b$", &"x".repeat(64)] {
+            check_device_id(good).unwrap();
+        }
     }
 
     // P1

@@ -12,26 +12,35 @@ use super::AuthError;
 /// What every generated secret begins with, so that it is recognised in a log, a commit or a paste.
 const PREFIX: &str = "pst_";
 /// 160 bits: 32 digits without a remainder.
-const RANDOM_BYTES: usize = 20;
+const PASSWORD_BYTES: usize = 20;
+/// 256 bits, in 52 digits: nobody has to type them.
+const DEVICE_BYTES: usize = 32;
 /// Crockford's base 32 in lower case: nothing to confuse when it is read aloud or typed.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// A new secret of 160 random bits, as `pst_` and 32 digits.
 pub fn generate_secret() -> Result<String, AuthError> {
-    let mut bytes = [0; RANDOM_BYTES];
+    generate::<PASSWORD_BYTES>()
+}
+
+/// A new secret of 256 random bits for a device, as `pst_` and 52 digits.
+pub fn generate_device_secret() -> Result<String, AuthError> {
+    generate::<DEVICE_BYTES>()
+}
+
+fn generate<const BYTES: usize>() -> Result<String, AuthError> {
+    let mut bytes = [0; BYTES];
     rand::fill(&mut bytes).map_err(|_| AuthError::Random)?;
-    let mut secret = PREFIX.to_owned();
-    for five in bytes.chunks_exact(5) {
-        let bits = five
-            .iter()
-            .fold(0u64, |bits, byte| bits << 8 | u64::from(*byte));
-        secret.extend(
-            (0..8)
-                .rev()
-                .map(|digit| char::from(DIGITS[(bits >> (digit * 5)) as usize & 31])),
-        );
-    }
-    Ok(secret)
+    // Behind the last byte come zeros.
+    let bit = |n: usize| {
+        bytes
+            .get(n / 8)
+            .map_or(0, |byte| usize::from(byte >> (7 - n % 8) & 1))
+    };
+    let digit = |first: usize| (first..first + 5).fold(0, |bits, n| bits << 1 | bit(n));
+    let digits = (0..BYTES * 8).step_by(5).map(digit);
+    let digits = digits.map(|digit| char::from(DIGITS[digit]));
+    Ok(PREFIX.chars().chain(digits).collect())
 }
 
 /// The key of a data directory. Generated secrets are long enough that one fast keyed hash protects them as well as a
@@ -182,6 +191,27 @@ mod tests {
                 .iter()
                 .any(|secret| secret[4..].contains(char::from(*digit)))
         }));
+    }
+
+    #[test]
+    fn a_secret_of_a_device_has_256_bits() {
+        let secrets: Vec<String> = (0..200)
+            .map(|_| generate_device_secret().unwrap())
+            .collect();
+        for secret in &secrets {
+            let digits = secret.strip_prefix("pst_").unwrap();
+            assert_eq!(digits.len(), 52, "{secret}");
+            // 255 bits are in 51 digits, the last one in the 52nd.
+            assert!(digits.ends_with(['0', 'g']), "{secret}");
+        }
+        // Every bit is sometimes set and sometimes not.
+        let place = |digit: u8| DIGITS.iter().position(|known| *known == digit).unwrap();
+        for bit in 0..256 {
+            let set = secrets
+                .iter()
+                .filter(|secret| place(secret.as_bytes()[4 + bit / 5]) >> (4 - bit % 5) & 1 == 1);
+            assert!((1..200).contains(&set.count()), "bit {bit}");
+        }
     }
 
     #[test]

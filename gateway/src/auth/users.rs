@@ -6,7 +6,19 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 
 use super::imported::Efforts;
+use super::{LOCAL_REALM, Principal};
 use crate::store::{Credential, User};
+
+/// For whom a client identifier is kept, seen from one principal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reservation {
+    /// Whoever comes first may have it.
+    None,
+    /// It is the identifier of the device that asks.
+    Own,
+    /// It is the identifier of a device, and somebody else asks.
+    Other,
+}
 
 /// The snapshot of users that logins read. Reading takes no lock; replacing it is seen by the next login.
 #[derive(Debug, Default)]
@@ -25,6 +37,27 @@ impl Users {
 
     pub fn find(&self, name: &str) -> Option<Arc<User>> {
         self.by_name.load().get(name).cloned()
+    }
+
+    /// For whom a client identifier is kept (S5): that of a device is its own.
+    pub fn reservation(&self, client_id: &str, principal: &Principal) -> Reservation {
+        match self.by_name.load().get(client_id) {
+            Some(user) if user.device => {
+                let is_own = !principal.anonymous
+                    && *principal.realm == *LOCAL_REALM
+                    && principal.name == user.name;
+                match is_own {
+                    true => Reservation::Own,
+                    false => Reservation::Other,
+                }
+            }
+            _ => Reservation::None,
+        }
+    }
+
+    /// Whether this principal is a device with an account.
+    pub fn is_device(&self, principal: &Principal) -> bool {
+        self.reservation(&principal.name, principal) == Reservation::Own
     }
 
     /// All users, in no order.

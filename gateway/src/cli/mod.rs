@@ -9,11 +9,14 @@ mod cert;
 mod certificate_files;
 mod check;
 mod config;
+mod device;
+mod device_report;
 mod health;
 mod import;
 mod import_report;
 mod output;
 mod prompt;
+mod qr;
 mod reach;
 mod restore;
 mod run;
@@ -53,6 +56,8 @@ enum Verb {
     Config(config::Args),
     /// Add, change and list user accounts
     User(user::Args),
+    /// Add devices, list them, and take their secrets and certificates back
+    Device(device::Args),
     /// Allow, deny and explain what clients may publish and subscribe to
     Acl(acl::Args),
     /// Show the server's certificates and what devices pin, and go back to the one before
@@ -110,6 +115,8 @@ enum CliError {
         restrictions: usize,
         decisions: usize,
     },
+    #[error("the settings have {0} bytes, more than a QR code takes; use --format settings")]
+    Qr(usize),
     #[error("the files of {0:?} would be those of the CA's certificate; choose another name")]
     NameOfCa(String),
     #[error("{0} is not the name of a file; name the file to make")]
@@ -194,6 +201,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     let mut out = io::stdout();
     match cli.verb {
         Some(Verb::User(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Device(args)) => return args.run(settings, &mut out).await,
         Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Cert(args)) => return args.run(settings, &mut out).await,
         Some(Verb::Ca(args)) => return args.run(&settings.locate()?, &mut out).await,

@@ -19,6 +19,8 @@ pub(super) fn done(answer: Answer, out: &mut impl Write) -> Result<ExitCode, Cli
         } => (message, Some(password), warnings),
         // Only asked for by verbs that print these themselves.
         Answer::Users { .. }
+        | Answer::Given(_)
+        | Answer::Devices { .. }
         | Answer::Rules { .. }
         | Answer::Explanation(_)
         | Answer::Bans { .. }

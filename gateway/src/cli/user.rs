@@ -101,9 +101,10 @@ async fn list(dir: &DataDir, json: bool, out: &mut impl Write) -> Result<ExitCod
     }
     let rows = lines.iter().map(|user| {
         let state = if user.disabled { "disabled" } else { "active" };
-        let password = match (user.generated, user.imported) {
-            (true, _) => "generated",
-            (_, true) => "imported",
+        let password = match (user.device, user.generated, user.imported) {
+            (true, ..) => "device",
+            (_, true, _) => "generated",
+            (.., true) => "imported",
             _ => "chosen",
         };
         [

@@ -106,6 +106,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
             decoder,
             rest,
             keep_alive,
+            ..
         } = welcome;
         let keep_alive = keep_alive.map(|interval| {
             let allowed = interval + interval / 2;

@@ -6,7 +6,10 @@ use bytes::BytesMut;
 use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{Context, bans::Login, certificate::Presented, opening::Opening, prefix::Prefix};
+use super::{
+    Context, bans::Login, certificate::Presented, opening::Opening, prefix::Prefix, reserved,
+    sightings,
+};
 use crate::{
     auth::{Credentials, Principal, Refusal, Wrong},
     mqtt::{
@@ -27,6 +30,8 @@ pub struct Welcome {
     pub rest: BytesMut,
     /// Keep alive that the gateway enforces; `None` where the client wants none and cannot be given one (v3).
     pub keep_alive: Option<Duration>,
+    /// The firmware version that it says it has.
+    pub firmware: Option<Box<str>>,
 }
 
 /// Why a connection got no further than its first packet. Logged; the client was told what it may know.
@@ -121,6 +126,7 @@ where
                 decoder,
                 rest,
                 keep_alive,
+                firmware: sightings::firmware(&connect.user_properties),
             })
         }
         Err((reason, why)) => {
@@ -171,6 +177,7 @@ async fn admit(
         connect.client_id = assign_client_id();
     }
     check_will(connect, &principal, context, settings)?;
+    reserved::claim(&connect.client_id, &principal, context).await?;
     let asked = connect.session_expiry;
     let claimed = context.registry.claim(connect, principal.clone()).await;
     let Claimed {

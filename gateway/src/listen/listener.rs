@@ -447,7 +447,7 @@ impl Guest {
         let began = Instant::now();
         let greeting = greeting::greet(&mut stream, opening, &self.context, peer.ip());
         match self.context.turns.take(Box::pin(greeting)).await {
-            Ok(welcome) => {
+            Ok(mut welcome) => {
                 self.admission.connected();
                 let session = welcome.connection.session();
                 let (client, principal) = (session.client_id(), session.principal());
@@ -456,6 +456,11 @@ impl Guest {
                 let door = &self.context.door;
                 let _presence = (!principal.anonymous)
                     .then(|| door.presence(peer.ip(), principal.name.clone()));
+                let users = self.context.authenticator.users();
+                let _sighting = users.is_device(&principal).then(|| {
+                    let (sightings, firmware) = (&self.context.sightings, welcome.firmware.take());
+                    sightings.came(principal.name.clone(), peer.ip(), firmware)
+                });
                 driver::drive(stream, welcome, &self.context, peer).await;
             }
             Err(Rejected::Left) => {}

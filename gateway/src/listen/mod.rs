@@ -20,6 +20,8 @@ mod opening;
 mod prefix;
 mod proxy;
 mod recent;
+mod reserved;
+mod sightings;
 mod turns;
 pub mod websocket;
 
@@ -34,6 +36,7 @@ pub use door::Door;
 pub use farewell::Farewells;
 pub use handshakes::Handshakes;
 pub use holder::holder_of;
+pub use sightings::{FIRMWARE_MAX, Seen, Sightings, is_firmware};
 pub use turns::Turns;
 
 use crate::{
@@ -50,6 +53,7 @@ pub struct Context {
     pub handshakes: Handshakes,
     pub turns: Turns,
     pub farewells: Farewells,
+    pub sightings: Arc<Sightings>,
     pub metrics: Arc<Metrics>,
 }
 

@@ -1,5 +1,7 @@
 //! What passes the dispatcher in one sequence with the messages of its session, and is not a message (B7).
 
+use tokio::sync::oneshot;
+
 use super::endpoint::Delivery;
 use crate::mqtt::{Filter, PacketId, Qos, ReasonCode, RetainHandling, SubscriptionFilter};
 
@@ -23,6 +25,19 @@ pub enum Control {
     },
     /// What was remembered about permissions no longer holds.
     PolicyChanged,
+    /// Somebody wants to know what is retained on some topics.
+    Look(Look),
+}
+
+/// A look at retained messages, for the operator.
+#[derive(Debug)]
+pub struct Look {
+    /// Topic names.
+    pub topics: Vec<String>,
+    /// Bytes of the longest payload that is of interest.
+    pub longest: usize,
+    /// Told the payload for each topic, where there is one.
+    pub answer: oneshot::Sender<Vec<Option<Box<[u8]>>>>,
 }
 
 impl Control {
@@ -46,6 +61,7 @@ impl Control {
                 shared.iter().map(|delivery| delivery.message.cost()).sum()
             }
             Control::Revoke(lost) => lost.iter().map(|s| filter(&s.filter)).sum(),
+            Control::Look(look) => look.topics.iter().map(String::len).sum(),
             Control::WillSent | Control::PolicyChanged => 0,
         }
     }

@@ -10,6 +10,7 @@ mod backlog;
 pub mod connection;
 mod deliver;
 mod departures;
+mod devices;
 mod disk;
 mod endpoint;
 mod incoming;

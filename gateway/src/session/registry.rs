@@ -88,7 +88,7 @@ pub enum Refused {
 }
 
 /// How long the connection that has a session may take to leave it.
-const TAKEOVER: Duration = Duration::from_secs(10);
+pub(super) const TAKEOVER: Duration = Duration::from_secs(10);
 /// When something that fell due is looked at again, as the session is in the hands of a connection.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -158,6 +158,10 @@ impl Registry {
 
     pub(super) fn by_id(&self, id: SessionId) -> Option<Arc<Session>> {
         self.sessions.lock().by_id.get(&id).cloned()
+    }
+
+    pub(super) fn by_client(&self, client_id: &str) -> Option<Arc<Session>> {
+        self.sessions.lock().by_client.get(client_id).cloned()
     }
 
     /// A session that was on disk, at rest. `None`: another one has its client identifier.

@@ -30,12 +30,21 @@ pub struct User {
     pub name: Arc<str>,
     pub credential: Credential,
     pub disabled: bool,
+    /// Whether it is a device: its name is its device id then.
+    pub device: bool,
     /// Sorted.
     pub roles: Arc<[Arc<str>]>,
     /// Seconds since 1970.
     pub created_at: i64,
     /// When its credential, roles or state last changed, in seconds since 1970.
     pub changed_at: i64,
+}
+
+impl User {
+    /// The device id, if this is a device.
+    pub fn device_id(&self) -> Option<&Arc<str>> {
+        self.device.then_some(&self.name)
+    }
 }
 
 /// How a user proves its name. `Debug` shows neither hash nor MAC.
@@ -321,7 +330,8 @@ impl Accounts {
             roles.entry(row.try_get(0)?).or_default().push(role);
         }
         let rows = sqlx::query(
-            "SELECT id, name, kind, phc, mac, disabled, created_at, changed_at FROM users",
+            "SELECT id, name, kind, phc, mac, disabled, created_at, changed_at, devices.user_id IS NOT NULL AS device \
+             FROM users LEFT JOIN devices ON devices.user_id = users.id",
         );
         let mut users = HashMap::new();
         for row in rows.fetch_all(&mut *reading).await? {
@@ -357,6 +367,7 @@ fn user(row: &SqliteRow, roles: Vec<Arc<str>>) -> Result<User, sqlx::Error> {
         name: name.into(),
         credential,
         disabled: row.try_get("disabled")?,
+        device: row.try_get("device")?,
         roles: roles.into(),
         created_at: row.try_get("created_at")?,
         changed_at: row.try_get("changed_at")?,

@@ -130,7 +130,7 @@ impl Accounts {
         Ok(removed)
     }
 
-    async fn import_rule(
+    pub(super) async fn import_rule(
         &self,
         change: &mut Transaction<'_, Sqlite>,
         rule: &NewRule,
@@ -148,7 +148,7 @@ impl Accounts {
         Ok(self.run(change, query).await? as usize)
     }
 
-    async fn run(
+    pub(super) async fn run(
         &self,
         change: &mut Transaction<'_, Sqlite>,
         query: sqlx::query::Query<'_, Sqlite, sqlx::sqlite::SqliteArguments>,

@@ -11,6 +11,7 @@
 
 mod accounts;
 mod certificates;
+mod devices;
 mod import;
 pub mod messages;
 mod open;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 
 pub use accounts::{Accounts, Credential, Snapshot, User};
 pub use certificates::{NewCertificate, Revocation, StoredCertificate};
+pub use devices::{Sighting, StoredDevice};
 pub use import::{ImportedRows, NewAccount};
 pub use rules::{NewRule, StoredRule};
 
@@ -62,6 +64,8 @@ pub enum StoreError {
     NameTaken(String),
     #[error("there is no user {0:?}; list the users to see their names")]
     NoSuchUser(String),
+    #[error("there is no device {0:?}; list the devices to see their names")]
+    NoSuchDevice(String),
     #[error("there are {0} users already, so there is no first account to make")]
     NotEmpty(i64),
     #[error("this rule exists already, as rule {0}")]

@@ -25,12 +25,13 @@ use tokio::{
 
 use crate::{
     admin::{
-        self, AdminError, Administration, CertificateDesk, ControlServer, FirstAccount, Sessions,
+        self, AdminError, Administration, Broker, CertificateDesk, ControlServer, DeviceDesk,
+        FirstAccount, Sessions,
     },
     auth,
     data_dir::{DataDir, DataDirError, Lock},
     listen::{
-        Admissions, Context, Door, Farewells, Handshakes, ListenError, Turns,
+        Admissions, Context, Door, Farewells, Handshakes, ListenError, Sightings, Turns,
         lag::{self, Verdict},
         listener::{self, Wrapping},
     },
@@ -160,8 +161,10 @@ impl Gateway {
             handshakes: Handshakes::default(),
             turns: Turns::default(),
             farewells: Farewells::default(),
+            sightings: Arc::default(),
             metrics,
         });
+        look_after_devices(&administration, &context, &addresses, &mut engine);
         let desk = CertificateDesk::new(
             certificates.clone(),
             CertificateStore::new(directory.path()),
@@ -281,6 +284,9 @@ impl Gateway {
         }
         self.store.close();
         let _ = tokio::time::timeout(DOORS, &mut self.writer).await;
+        let (sightings, metrics) = (&self.context.sightings, &self.context.metrics);
+        let written = admin::sightings::write(&self.administration, sightings, metrics);
+        let _ = tokio::time::timeout(DOORS, written).await;
         let _ = tokio::time::timeout(DOORS, self.administration.close()).await;
         Addresses::remove(self.directory.path());
     }
@@ -288,9 +294,9 @@ impl Gateway {
 
 /// How long a command line that holds the data directory is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// How long listeners and the control socket may take to close.
-const DOORS: Duration = Duration::from_millis(800);
-/// How long clients may take to leave. With `DOORS` three times it stays below the 5 s that a stop may take.
+/// How long listeners and the control socket may take to close, and each file after them.
+const DOORS: Duration = Duration::from_millis(700);
+/// How long clients may take to leave. With `DOORS` four times it stays below the 5 s that a stop may take.
 const DRAIN: Duration = Duration::from_secs(2);
 
 type Sockets = BTreeMap<String, Vec<(SocketAddr, TcpListener)>>;
@@ -385,6 +391,27 @@ async fn start_engine(
     }));
     let writer = tokio::spawn(writer.run(registry.clone()));
     Ok((registry, store, writer))
+}
+
+/// What new devices are told, and when the others were here.
+fn look_after_devices(
+    administration: &Arc<Administration>,
+    context: &Arc<Context>,
+    addresses: &Addresses,
+    engine: &mut JoinSet<()>,
+) {
+    let port = |name: &str| addresses.listener(name).first().map(SocketAddr::port);
+    let sightings: &Arc<Sightings> = &context.sightings;
+    administration.attach_devices(DeviceDesk {
+        broker: Broker::of(&context.config.load(), port),
+        sightings: Some(sightings.clone()),
+    });
+    let metrics = context.metrics.clone();
+    engine.spawn(admin::sightings::run(
+        administration.clone(),
+        sightings.clone(),
+        metrics,
+    ));
 }
 
 /// The door, and what measures whether it may stand open.

@@ -152,6 +152,19 @@ impl Certificates {
         self.current.load().fallback.first().cloned()
     }
 
+    /// The certificate of a client that asks for this name and can verify any.
+    pub fn of_name(&self, name: &SubjectName) -> Option<Arc<Certificate>> {
+        let set = self.current.load();
+        let ranked = match name {
+            SubjectName::Dns(name) => set.exact.get(name.as_str()).or_else(|| {
+                let (_, parent) = name.split_once('.')?;
+                set.wildcard.get(parent)
+            }),
+            SubjectName::Ip(address) => set.address.get(&address.to_canonical()),
+        };
+        ranked.unwrap_or(&set.fallback).first().cloned()
+    }
+
     /// SHA-256 of [`fallback`](Self::fallback)'s leaf, as `openssl x509 -fingerprint -sha256`
     /// prints it.
     pub fn fingerprint(&self) -> String {

@@ -60,7 +60,8 @@ impl Administration {
         let holder = match kind {
             CertificateKind::Device => {
                 warnings.extend(check_user_name(&name)?);
-                if let Some(user) = self.users.find(&name) {
+                // A device is meant to have one.
+                if let Some(user) = self.users.find(&name).filter(|user| !user.device) {
                     let roles = user.roles.join(", ");
                     warnings.push(format!(
                         "there is an account {name:?}: who has this certificate is that user, with the roles [{roles}]"
@@ -147,6 +148,38 @@ impl Administration {
             );
         }
         Ok(done(words.join("\n"), None, warnings))
+    }
+
+    /// Revokes the certificates that a device of this name has, and none of a server. Returns how many.
+    pub(super) async fn revoke_certificates_of_device(
+        &self,
+        name: &str,
+        reason: RevocationReason,
+    ) -> Result<usize, AdminError> {
+        let device = CertificateKind::Device.as_str();
+        let _turn = self.turn().await?;
+        let facts = self.ca().await?;
+        let mut count = 0;
+        loop {
+            let found = self.accounts.certificates_called(&facts.id, name).await?;
+            let own = |one: &&StoredCertificate| {
+                one.certificate.name == name && one.certificate.kind == device
+            };
+            let ids: Vec<i64> = found.iter().filter(own).map(|one| one.id).collect();
+            if ids.is_empty() {
+                break;
+            }
+            self.accounts
+                .revoke_certificates(&ids, reason.code())
+                .await?;
+            count += ids.len();
+        }
+        if count > 0 {
+            let signed = self.sign_list().await;
+            signed.map_err(|error| AdminError::ListNotSigned(Box::new(error)))?;
+            self.tell(|live| live.certificates_changed()).await;
+        }
+        Ok(count)
     }
 
     pub(super) async fn list_issued(&self, after: Option<i64>) -> Result<Answer, AdminError> {

@@ -8,7 +8,7 @@ use crate::{
     mqtt::{PacketId, Qos, ReasonCode, RetainHandling, SubscriptionFilter},
     routing::{
         bus::InFlight,
-        control::{Control, SubscribeRequest, Subscription},
+        control::{Control, Look, SubscribeRequest, Subscription},
         endpoint::{Delivery, Endpoint, Extra, Grant},
         message::Message,
         tree::share_key,
@@ -20,6 +20,7 @@ impl Dispatcher {
     pub(super) fn control(&mut self, control: Control, settled: &InFlight, work: &mut usize) {
         match control {
             Control::PolicyChanged => self.forget_matches(),
+            Control::Look(look) => self.look(look),
             Control::Redistribute(deliveries) => {
                 let from = settled.origin.as_ref().map(|origin| &origin.endpoint);
                 self.redistribute(deliveries, from);
@@ -53,6 +54,26 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    fn look(&self, look: Look) {
+        let now = Instant::now();
+        let found = look.topics.iter().map(|topic| {
+            let mut found = None;
+            // One path of the tree: its length is bounded by the topic's.
+            let mut work = topic.len() + 2;
+            self.retained
+                .matching(topic, now, &mut work, &mut |message| {
+                    let payload = message.payload();
+                    if message.topic() == topic && payload.len() <= look.longest {
+                        found = Some(payload.into());
+                    }
+                    true
+                });
+            found
+        });
+        // Whoever asked may have given up.
+        let _ = look.answer.send(found.collect());
     }
 
     /// At this place in the sequence the subscriptions take effect and fix their retained messages (B7).

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod delivery;
+mod devices;
 mod disk;
 mod lifecycle;
 mod limits;
