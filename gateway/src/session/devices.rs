@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// How long an answer of the dispatcher is waited for.
+/// How long the bus and the dispatcher are waited for.
 const LOOK: Duration = Duration::from_secs(5);
 
 impl Registry {
@@ -57,8 +57,11 @@ impl Registry {
             longest,
             answer,
         }));
-        self.bus().publish_when_possible(0, envelope, None).await;
-        match tokio::time::timeout(LOOK, told).await {
+        let answered = async {
+            self.bus().publish_when_possible(0, envelope, None).await;
+            told.await
+        };
+        match tokio::time::timeout(LOOK, answered).await {
             Ok(Ok(found)) => found,
             // The gateway is stopping, or far behind.
             _ => vec![None; count],

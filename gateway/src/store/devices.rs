@@ -107,15 +107,16 @@ impl Accounts {
         read.map_err(|error| self.error(error))
     }
 
-    /// Notes what was seen of devices, all of it in one statement; who is no device is left out. It is no change of the
-    /// accounts: their revision stays. Returns of how many it was noted.
+    /// Notes what was seen of devices, all of it in one statement; who is no device is left out, and what was seen of an
+    /// earlier device of the same name. It is no change of the accounts: their revision stays. Returns of how many it
+    /// was noted.
     pub async fn record_sightings(&self, sightings: &[Sighting]) -> Result<u64, StoreError> {
         const RECORD: &str = "UPDATE devices \
              SET seen_at = seen.at, address = seen.address, firmware = coalesce(seen.firmware, devices.firmware) \
              FROM (SELECT users.id AS id, value ->> 'at' AS at, value ->> 'address' AS address, \
                           value ->> 'firmware' AS firmware \
                    FROM json_each(?) JOIN users ON users.name = value ->> 'name') AS seen \
-             WHERE devices.user_id = seen.id";
+             WHERE devices.user_id = seen.id AND seen.at >= (SELECT created_at FROM users WHERE id = seen.id)";
         if sightings.is_empty() {
             return Ok(0);
         }
@@ -245,18 +246,25 @@ mod tests {
             accounts.add_device(name, &SECRET, &[], &[]).await.unwrap();
         }
         let before = accounts.snapshot().await.unwrap().revision;
+        let at = now();
         let seen = [
-            sighting("lamp", 10, Some("1.2")),
-            sighting("it's \"odd\"", 11, None),
-            sighting("ann", 12, None),
-            sighting("gone", 13, None),
+            sighting("lamp", at, Some("1.2")),
+            sighting("it's \"odd\"", at, None),
+            sighting("ann", at, None),
+            sighting("gone", at, None),
         ];
         assert_eq!(accounts.record_sightings(&seen).await.unwrap(), 2);
-        let later = [sighting("lamp", 20, None)];
+        let later = [sighting("lamp", at + 9, None)];
         assert_eq!(accounts.record_sightings(&later).await.unwrap(), 1);
+        let earlier = [sighting("lamp", at - 9, None)];
+        let noted = accounts.record_sightings(&earlier).await.unwrap();
+        assert_eq!(noted, 0, "that was another device of this name");
         assert_eq!(accounts.record_sightings(&[]).await.unwrap(), 0);
         let found = accounts.devices(None, 9).await.unwrap();
-        assert_eq!((found[0].seen_at, found[1].seen_at), (Some(11), Some(20)));
+        assert_eq!(
+            (found[0].seen_at, found[1].seen_at),
+            (Some(at), Some(at + 9))
+        );
         assert_eq!(found[1].address.as_deref(), Some("192.0.2.7"));
         assert_eq!(found[1].firmware.as_deref(), Some("1.2"), "it stays");
         assert_eq!(accounts.snapshot().await.unwrap().revision, before);

@@ -189,6 +189,8 @@ impl Administration {
     ) -> DeviceLine {
         let sightings = self.devices.get().and_then(|desk| desk.sightings.as_ref());
         let (connected, seen) = sightings.map_or((false, None), |all| all.of(&device.name));
+        // An earlier device of this name may have left its mark.
+        let seen = seen.filter(|seen| seen.at >= user.created_at);
         let told = seen.as_ref().and_then(|seen| seen.firmware.as_deref());
         let published = retained.and_then(|payload| String::from_utf8(payload.into()).ok());
         let published = published.filter(|text| is_firmware(text));

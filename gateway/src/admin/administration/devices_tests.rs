@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::DeviceDesk;
+use crate::acl::Action;
 use crate::admin::{
     AdminError, Administration, Answer, Broker, CertificateDesk, CertificateRequest, Command,
     DeviceCommand, DeviceGiven, DeviceLine, Import, ImportedUser, LiveSessions, NewPassword,
@@ -199,6 +200,16 @@ async fn what_is_given_for_a_device_lets_it_in_with_its_topics_alone() {
         ("#", false),
     ] {
         assert_eq!(permissions.subscribe(filter).allowed, expected, "{filter}");
+    }
+    let explain = Command::Explain {
+        user: "lamp".to_owned(),
+        action: Action::Publish,
+        topic: "devices/lamp/state".to_owned(),
+        client_id: None,
+    };
+    match world.admin.execute("test", explain).await.unwrap() {
+        Answer::Explanation(explanation) => assert!(explanation.allowed, "{explanation:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
