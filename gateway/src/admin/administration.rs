@@ -378,7 +378,10 @@ impl Administration {
         self.tell(|live| live.principal_disabled(LOCAL_REALM, name))
             .await;
         Ok(done(
-            format!("user {name} disabled; its sessions are closed"),
+            format!(
+                "{} {name} disabled; its sessions are closed",
+                self.noun(name)
+            ),
             None,
             Vec::new(),
         ))
@@ -388,7 +391,8 @@ impl Administration {
         let _turn = self.turn().await?;
         self.accounts.set_disabled(name, false).await?;
         self.refresh().await?;
-        Ok(done(format!("user {name} enabled"), None, Vec::new()))
+        let message = format!("{} {name} enabled", self.noun(name));
+        Ok(done(message, None, Vec::new()))
     }
 
     async fn remove_user(&self, name: &str) -> Result<Answer, AdminError> {

@@ -69,6 +69,14 @@ impl Administration {
         }
     }
 
+    /// What an answer calls it.
+    pub(super) fn noun(&self, name: &str) -> &'static str {
+        match self.device(name) {
+            Ok(_) => "device",
+            Err(_) => "user",
+        }
+    }
+
     async fn add_device(
         &self,
         name: &str,
@@ -132,7 +140,7 @@ impl Administration {
         self.refresh().await?;
         self.tell(|live| live.password_changed(LOCAL_REALM, name))
             .await;
-        let message = format!("device {name} has another secret; the old one is worth nothing");
+        let message = format!("device {name} has another secret");
         Ok(self.given(name, secret, place, (message, None), warnings))
     }
 
