@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use postern_tests::gateway::gateway_tool;
 use postern_tests::packet::{Version, Will};
 use postern_tests::peer::{Finished, Tool};
 use postern_tests::property::Property;
@@ -350,16 +351,23 @@ async fn the_list_shows_when_from_where_and_with_which_firmware_and_survives_a_r
     client.publish(message.qos(1)).await;
     assert_eq!(of("lamp").await["firmware"], "0.9");
     client.vanish();
+    let gone = add(&gateway, "gone", &[]).await;
+    gateway.connect(login(&gone).persistent(600)).await.vanish();
 
     let data = gateway.data.clone();
     let dir = gateway.stop().await;
     // Without a gateway, from what was written down.
-    let offline = offline(&data).await;
+    let offline = offline(&data, &["list"]).await;
     assert!(
         offline.contains(&address) && offline.contains("1.4.2"),
         "{offline}"
     );
+    offline(&data, &["revoke", "gone"]).await;
     let gateway = Setup::new().start_in(dir).await;
+    // P3: what was revoked meanwhile has no session any more.
+    let gone = add(&gateway, "gone", &[]).await;
+    let client = gateway.connect(login(&gone).persistent(600)).await;
+    assert!(!client.connack.session_present);
     let shown = listed(&gateway, "fan").await.expect("it is there");
     assert_eq!(shown["address"], address.as_str());
     assert_eq!(
@@ -369,9 +377,25 @@ async fn the_list_shows_when_from_where_and_with_which_firmware_and_survives_a_r
     let shown = listed(&gateway, "lamp").await.expect("it is there");
     assert_eq!(shown["firmware"], "0.9", "it is retained");
     gateway.connect(login(&fan)).await;
+
+    // A backup has the devices with their secrets.
+    let folder = TempDir::with_prefix("postern-device-").expect("a folder");
+    let archive = folder.path().join("backup.tar");
+    let path = archive.to_str().expect("UTF-8");
+    gateway.cli(&["backup", path], "").await.expect_success();
+    let copy = folder.path().join("data");
+    let restore = gateway_tool().args(["restore", path, "--data-dir"]);
+    restore.arg(&copy).run().await.expect_success();
+    let restored = offline(&copy, &["list"]).await;
+    assert!(
+        restored.contains("fan") && restored.contains("1.4.2"),
+        "{restored}"
+    );
 }
 
-async fn offline(data: &Path) -> String {
-    let tool = postern_tests::gateway::gateway_tool().args(["device", "list", "--data-dir"]);
-    tool.arg(data).run().await.expect_success().stdout
+/// `postern device` without a gateway.
+async fn offline(data: &Path, arguments: &[&str]) -> String {
+    let tool = gateway_tool().arg("device").args(arguments);
+    let tool = tool.arg("--data-dir").arg(data);
+    tool.run().await.expect_success().stdout
 }

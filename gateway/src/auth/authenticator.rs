@@ -274,7 +274,7 @@ impl Authenticator {
                     && user.device_id() == principal.device.as_ref()
             }
             // Somebody may have removed the account meanwhile, and its roles with it.
-            None => is_device(principal),
+            None => needs_no_account(principal),
         }
     }
 
@@ -285,9 +285,10 @@ impl Authenticator {
                 Some(user) => {
                     principal.roles = user.roles.clone();
                     principal.device = user.device_id().cloned();
+                    principal.account = true;
                 }
                 // Its certificate said who it is, and is asked for again when it comes back.
-                None if is_device(&principal) => {}
+                None if needs_no_account(&principal) => {}
                 None => return None,
             }
         }
@@ -338,6 +339,7 @@ impl Authenticator {
                 name: name.clone(),
                 roles: [certificate.role.clone()].into(),
                 device: Some(name.clone()),
+                account: false,
                 expires_at: None,
                 certificate: None,
                 anonymous: false,
@@ -360,6 +362,7 @@ impl Authenticator {
             name: user.name.clone(),
             roles: user.roles.clone(),
             device: user.device_id().cloned(),
+            account: true,
             expires_at: None,
             certificate: None,
             anonymous: false,
@@ -402,8 +405,8 @@ impl fmt::Debug for Authenticator {
 }
 
 /// A name without an account that a certificate vouched for: it is its own device id.
-fn is_device(principal: &Principal) -> bool {
-    principal.device.as_ref() == Some(&principal.name)
+fn needs_no_account(principal: &Principal) -> bool {
+    !principal.account && principal.device.as_ref() == Some(&principal.name)
 }
 
 #[cfg(test)]

@@ -462,6 +462,21 @@ async fn a_device_shows_its_secret_and_is_known_by_its_id() {
     assert!(!world.login.is_current(&lamp));
 }
 
+// P3: what was revoked while the gateway was down is nobody at its start, whatever its last login showed.
+#[tokio::test]
+async fn a_device_is_nobody_without_its_account() {
+    let world = World::new(Settings::default());
+    let secret = world.put_device("lamp");
+    let shown = certificate("local", Some("lamp"), true);
+    let by_certificate = world.present(&shown, None).await.unwrap();
+    let beside = world.present(&shown, Some(("lamp", &secret))).await;
+    world.users.replace(HashMap::new());
+    for principal in [by_certificate, beside.unwrap()] {
+        assert!(!world.login.is_current(&principal));
+        assert!(world.login.renew(principal).is_none());
+    }
+}
+
 // S5
 #[tokio::test]
 async fn the_client_identifier_of_a_device_is_kept_for_it() {

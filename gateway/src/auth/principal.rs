@@ -17,6 +17,8 @@ pub struct Principal {
     pub roles: Arc<[Arc<str>]>,
     /// The device id, if this is a device.
     pub device: Option<Arc<str>>,
+    /// Whether it has an account, and is nobody without it; a certificate alone vouches for names that have none.
+    pub account: bool,
     /// When the credential ends, if it does.
     pub expires_at: Option<SystemTime>,
     /// The client certificate of this login, if there was one: its connection ends with it.
@@ -32,6 +34,7 @@ impl Principal {
             name: "".into(),
             roles: [role.clone()].into(),
             device: None,
+            account: false,
             expires_at: None,
             certificate: None,
             anonymous: true,

@@ -137,6 +137,8 @@ async fn nothing_is_made_by_looking() {
         &["user", "list"][..],
         &["acl", "list"],
         &["user", "disable", "ann"],
+        &["device", "list"],
+        &["device", "add", "lamp"],
         &["cert", "status"],
     ] {
         let error = postern(&missing, line).await.unwrap_err();
@@ -176,6 +178,9 @@ fn the_command_line_is_consistent_and_takes_no_password() {
         &["acl", "allow", "write", "a", "--everyone"],
         &["acl", "allow", "publish", "a", "--everyone", "--realm", "x"],
         &["acl", "remove", "x"],
+        &["device", "add", "lamp", "--secret", "x"],
+        &["device", "add", "lamp", "--pkcs12", "x"],
+        &["device", "rotate", "lamp", "--port", "0"],
     ] {
         assert!(
             Cli::try_parse_from(["postern"].iter().chain(bad)).is_err(),

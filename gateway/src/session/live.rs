@@ -33,6 +33,7 @@ impl Registry {
         for session in self.of(realm, name) {
             let principal = Principal {
                 roles: roles.clone(),
+                account: true,
                 ..(*session.principal()).clone()
             };
             self.recheck(&session, Some(principal)).await;

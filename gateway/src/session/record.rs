@@ -95,6 +95,9 @@ impl Change for Record {
 struct Login {
     roles: Vec<Arc<str>>,
     device: Option<Arc<str>>,
+    /// Whether it has an account: without it its session ends at the next start.
+    #[serde(default)]
+    account: bool,
     anonymous: bool,
     #[serde(default)]
     from_backup: bool,
@@ -110,6 +113,7 @@ impl Identity {
         let login = Login {
             roles: principal.roles.to_vec(),
             device: principal.device.clone(),
+            account: principal.account,
             anonymous: principal.anonymous,
             from_backup: self.from_backup,
             certificate: principal.certificate.as_ref().map(|one| one.fingerprint),
@@ -151,6 +155,7 @@ impl Identity {
             name: row.name.clone(),
             roles: login.roles.into(),
             device: login.device,
+            account: login.account,
             expires_at: None,
             certificate,
             anonymous: login.anonymous,

@@ -256,6 +256,7 @@ pub fn principal(name: &str) -> Principal {
         name: name.into(),
         roles: [].into(),
         device: None,
+        account: true,
         expires_at: None,
         certificate: None,
         anonymous: false,
