@@ -19,6 +19,8 @@ const LISTENER: &str = r#"
 protocol = "mqtt"
 bind = "127.0.0.1:0"
 client_certificates = "optional"
+[sys]
+interval = "1s"
 "#;
 
 const NOT_AUTHORIZED: u8 = 0x87;
@@ -312,6 +314,10 @@ async fn the_identifier_of_a_device_is_refused_to_everybody_else() {
         let thief = gateway.try_connect(&Connect::new(version, &id)).await;
         assert_eq!(thief.connack.code, code);
     }
+    let mut admin = gateway.v5(&scope.id("admin")).await;
+    let metric = "$SYS/postern/client_identifiers_reserved";
+    admin.subscribe(metric, 0).await;
+    while admin.message().await.text() != "2" {}
     gateway.connect(login(&rows)).await;
 
     // A session from before the device was there makes way for it, and does not come back.
@@ -357,10 +363,10 @@ async fn the_list_shows_when_from_where_and_with_which_firmware_and_survives_a_r
     let data = gateway.data.clone();
     let dir = gateway.stop().await;
     // Without a gateway, from what was written down.
-    let offline = offline(&data, &["list"]).await;
+    let written = offline(&data, &["list"]).await;
     assert!(
-        offline.contains(&address) && offline.contains("1.4.2"),
-        "{offline}"
+        written.contains(&address) && written.contains("1.4.2"),
+        "{written}"
     );
     offline(&data, &["revoke", "gone"]).await;
     let gateway = Setup::new().start_in(dir).await;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::task::spawn_blocking;
+
 use super::{AdminError, Administration, Answer, done, stored};
 use crate::acl::{Action, Effect, Rule, Subject, Who};
 use crate::admin::{
@@ -85,8 +87,7 @@ impl Administration {
         reach: &ReachedBy,
     ) -> Result<Answer, AdminError> {
         check_device_id(name)?;
-        let mut warnings = Vec::new();
-        let place = self.place(reach, certificate.is_some(), &mut warnings)?;
+        let (place, mut warnings) = self.place(reach, certificate.is_some()).await?;
         let (roles, rules) = match roles.is_empty() {
             true => (vec![Arc::from(DEVICE_ROLE)], role_rules()?),
             false => (self.checked_roles(roles, &mut warnings)?, Vec::new()),
@@ -132,8 +133,7 @@ impl Administration {
 
     async fn rotate_device(&self, name: &str, reach: &ReachedBy) -> Result<Answer, AdminError> {
         self.device(name)?;
-        let mut warnings = Vec::new();
-        let place = self.place(reach, false, &mut warnings)?;
+        let (place, warnings) = self.place(reach, false).await?;
         let (credential, secret) = self.device_secret(name)?;
         let _turn = self.turn().await?;
         self.accounts.rotate_device(name, &credential).await?;
@@ -229,19 +229,30 @@ impl Administration {
         Ok((credential, Secret(secret)))
     }
 
-    fn place(
+    /// What the device is told; certificates are files, and no work for an async worker.
+    async fn place(
         &self,
         reach: &ReachedBy,
         with_certificate: bool,
-        warnings: &mut Vec<String>,
-    ) -> Result<Place, AdminError> {
+    ) -> Result<(Place, Vec<String>), AdminError> {
         let desk = self.devices.get().ok_or(AdminError::NoDoor)?;
-        let certificates = self.certificates.get();
+        let certificates = self.certificates.get().cloned();
         let certificates = certificates.ok_or(AdminError::NoServerCertificate)?;
-        let wanted = (reach.host.as_deref(), reach.port);
-        let directory = &self.directory;
-        desk.broker
-            .place(certificates, directory, wanted, with_certificate, warnings)
+        let (broker, directory) = (desk.broker.clone(), self.directory.clone());
+        let reach = reach.clone();
+        let placed = spawn_blocking(move || {
+            let mut warnings = Vec::new();
+            let wanted = (reach.host.as_deref(), reach.port);
+            let place = broker.place(
+                &certificates,
+                &directory,
+                wanted,
+                with_certificate,
+                &mut warnings,
+            )?;
+            Ok((place, warnings))
+        });
+        placed.await.map_err(|_| AdminError::Died)?
     }
 
     async fn certify(
