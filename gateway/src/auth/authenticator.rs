@@ -195,7 +195,7 @@ impl Authenticator {
             if let Some(user) = &user
                 && self.is_proven_fast(user, password)
             {
-                return self.admit(user);
+                return self.admit_shown(user);
             }
             let phc = match user.as_deref().map(|user| &user.credential) {
                 Some(Credential::Chosen(phc)) => phc,
@@ -223,7 +223,7 @@ impl Authenticator {
                     if imported::is_imported(phc) {
                         self.replace(now, phc, password, origin);
                     }
-                    return self.admit(now);
+                    return self.admit_shown(now);
                 }
                 // Another login of the same user may have had the hash replaced: asked again, of one of ours.
                 (Some(_), Some(_)) if imported::is_imported(phc) => user = now,
@@ -272,6 +272,10 @@ impl Authenticator {
                 !user.disabled
                     && user.roles == principal.roles
                     && user.device_id() == principal.device.as_ref()
+                    && principal
+                        .shown
+                        .as_ref()
+                        .is_none_or(|shown| is_still_good(&shown.credential, &user.credential))
             }
             // Somebody may have removed the account meanwhile, and its roles with it.
             None => needs_no_account(principal),
@@ -340,6 +344,7 @@ impl Authenticator {
                 roles: [certificate.role.clone()].into(),
                 device: Some(name.clone()),
                 account: false,
+                shown: None,
                 expires_at: None,
                 certificate: None,
                 anonymous: false,
@@ -349,6 +354,14 @@ impl Authenticator {
             expires_at: Some(certificate.not_after),
             certificate: Some(certificate.clone()),
             ..principal
+        })
+    }
+
+    /// The last step for who showed its password or secret.
+    fn admit_shown(&self, user: &Arc<User>) -> Result<Principal, Refusal> {
+        Ok(Principal {
+            shown: Some(user.clone()),
+            ..self.admit(user)?
         })
     }
 
@@ -363,6 +376,7 @@ impl Authenticator {
             roles: user.roles.clone(),
             device: user.device_id().cloned(),
             account: true,
+            shown: None,
             expires_at: None,
             certificate: None,
             anonymous: false,
@@ -402,6 +416,12 @@ impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authenticator").finish_non_exhaustive()
     }
+}
+
+/// Whether what was shown for one credential is as good now. An imported hash may have become one of ours meanwhile, of
+/// the same password.
+fn is_still_good(shown: &Credential, now: &Credential) -> bool {
+    shown == now || matches!(shown, Credential::Chosen(phc) if imported::is_imported(phc))
 }
 
 /// A name without an account that a certificate vouched for: it is its own device id.

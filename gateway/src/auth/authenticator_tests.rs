@@ -462,6 +462,32 @@ async fn a_device_shows_its_secret_and_is_known_by_its_id() {
     assert!(!world.login.is_current(&lamp));
 }
 
+// I3: the wait for a session may be long, and a secret may have been taken back meanwhile.
+#[tokio::test]
+async fn a_login_with_a_secret_that_was_replaced_before_it_was_over_is_not_current() {
+    let world = World::new(Settings::default());
+    let secret = world.put_device("lamp");
+    world.put_chosen("ann", "correct horse").await;
+    let login = async |name, password: &str| {
+        let credentials = Credentials {
+            username: Some(name),
+            password: Some(password.as_bytes()),
+            certificate: None,
+        };
+        world.login.authenticate(credentials, None).await.unwrap()
+    };
+    let (lamp, ann) = (
+        login("lamp", &secret).await,
+        login("ann", "correct horse").await,
+    );
+    assert!(world.login.is_current(&lamp) && world.login.is_current(&ann));
+    world.put_device("lamp");
+    world.put_chosen("ann", "correct horse").await;
+    assert!(!world.login.is_current(&lamp) && !world.login.is_current(&ann));
+    // What is kept of it is another matter: its sessions hear of the change.
+    assert!(world.login.is_current(&lamp.settled()));
+}
+
 // P3: what was revoked while the gateway was down is nobody at its start, whatever its last login showed.
 #[tokio::test]
 async fn a_device_is_nobody_without_its_account() {

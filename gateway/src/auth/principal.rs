@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Certificate, LOCAL_REALM};
+use crate::store::User;
 
 /// An authenticated client (I1). Rules, `%u` and the ownership of sessions go by realm and name, never by the kind of
 /// credential.
@@ -19,6 +20,8 @@ pub struct Principal {
     pub device: Option<Arc<str>>,
     /// Whether it has an account, and is nobody without it; a certificate alone vouches for names that have none.
     pub account: bool,
+    /// The user whose password or secret was shown just now, until the login is over: it may be another one by then.
+    pub shown: Option<Arc<User>>,
     /// When the credential ends, if it does.
     pub expires_at: Option<SystemTime>,
     /// The client certificate of this login, if there was one: its connection ends with it.
@@ -35,9 +38,18 @@ impl Principal {
             roles: [role.clone()].into(),
             device: None,
             account: false,
+            shown: None,
             expires_at: None,
             certificate: None,
             anonymous: true,
+        }
+    }
+
+    /// The same, for longer than a login: without what it showed.
+    pub fn settled(self) -> Principal {
+        Principal {
+            shown: None,
+            ..self
         }
     }
 

@@ -179,7 +179,8 @@ async fn admit(
     check_will(connect, &principal, context, settings)?;
     reserved::claim(&connect.client_id, &principal, context).await?;
     let asked = connect.session_expiry;
-    let claimed = context.registry.claim(connect, principal.clone()).await;
+    let claim = context.registry.claim(connect, principal.clone().settled());
+    let claimed = claim.await;
     let Claimed {
         connection,
         session_present,

@@ -156,6 +156,7 @@ impl Identity {
             roles: login.roles.into(),
             device: login.device,
             account: login.account,
+            shown: None,
             expires_at: None,
             certificate,
             anonymous: login.anonymous,

@@ -257,6 +257,7 @@ pub fn principal(name: &str) -> Principal {
         roles: [].into(),
         device: None,
         account: true,
+        shown: None,
         expires_at: None,
         certificate: None,
         anonymous: false,
