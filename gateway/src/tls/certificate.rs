@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -75,19 +77,14 @@ impl Certificate {
     /// Loads the pair and checks that it belongs together. Does file I/O.
     ///
     /// # Errors
-    /// [`TlsError::Read`], [`TlsError::Damaged`], [`TlsError::KeyMismatch`], or [`TlsError::Chain`]
-    /// if the certificates are not in order.
+    /// [`TlsError::Read`], [`TlsError::Damaged`], [`TlsError::KeyMismatch`], [`TlsError::Chain`] if the
+    /// certificates are not in order, or [`TlsError::Exposed`] if everybody can read the key and that
+    /// cannot be ended.
     pub fn load(source: &CertificateSource) -> Result<Certificate, TlsError> {
         let chain = pem::read_certificates(&source.certificate, source.remedy)?;
         let private_key = pem::read_private_key(&source.private_key, source.remedy)?;
         let certificate = Self::new(chain, private_key, source)?;
-        if pem::mode(&source.private_key)? & 0o004 != 0 {
-            tracing::warn!(
-                path = %source.private_key.display(),
-                "everybody on this machine can read the private key; `chmod o-rwx` it and \
-                 consider replacing it"
-            );
-        }
+        hide_from_everybody(&source.private_key)?;
         Ok(certificate)
     }
 
@@ -324,6 +321,30 @@ fn sha256(octets: &[u8]) -> [u8; 32] {
     let mut digest = [0; 32];
     digest.copy_from_slice(digest::digest(&SHA256, octets).as_ref());
     digest
+}
+
+/// Takes a key of the operator's away from everybody, with a warning; its group keeps what it has.
+///
+/// # Errors
+/// [`TlsError::Read`] and [`TlsError::Exposed`].
+fn hide_from_everybody(path: &Path) -> Result<(), TlsError> {
+    let mode = pem::mode(path)?;
+    if mode & 0o004 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode & !0o007)).map_err(|source| {
+        TlsError::Exposed {
+            path: path.to_owned(),
+            source,
+        }
+    })?;
+    tracing::warn!(
+        path = %path.display(),
+        mode = format_args!("{mode:04o}"),
+        "everybody on this machine could read the private key; they cannot any more, but consider \
+         it known to them"
+    );
+    Ok(())
 }
 
 /// The schemes that a key signs with. Asking a key costs an allocation, so it is asked once.

@@ -37,6 +37,25 @@ fn a_certificate_tells_what_an_operator_asks_about_it() {
 }
 
 #[test]
+fn a_private_key_that_everybody_can_read_is_hidden_from_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let pair = Authority::new("CA").ecdsa(&["a.example.org"]);
+    let [chain, key] = ["chain.pem", "key.pem"].map(|name| folder.path().join(name));
+    fs::write(&chain, pair.chain).unwrap();
+    fs::write(&key, pair.key).unwrap();
+    for (before, after) in [
+        (0o644, 0o640),
+        (0o604, 0o600),
+        (0o640, 0o640),
+        (0o600, 0o600),
+    ] {
+        fs::set_permissions(&key, Permissions::from_mode(before)).unwrap();
+        Certificate::load(&CertificateSource::files(&chain, &key)).unwrap();
+        assert_eq!(pem::mode(&key).unwrap(), after, "{before:o}");
+    }
+}
+
+#[test]
 fn a_wildcard_covers_one_label_and_nothing_else() {
     let ca = Authority::new("CA");
     let certificate = ca.ecdsa(&["*.example.org", "192.0.2.7"]).load().unwrap();

@@ -58,6 +58,12 @@ pub enum TlsError {
     #[error("cannot write {path}: {source}; check the owner and the free space of its directory")]
     Write { path: PathBuf, source: io::Error },
 
+    #[error(
+        "everybody on this machine can read the private key {path}, and its permissions cannot be \
+         changed: {source}; `chmod o-rwx` it, and replace it if others use the machine"
+    )]
+    Exposed { path: PathBuf, source: io::Error },
+
     #[error("{path} is damaged: {problem}; {remedy}")]
     Damaged {
         path: PathBuf,
