@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest::{self, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, InconsistentKeys, SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::chain::{self, ChainLink, KeyKind};
 use super::pem::{self, CertificateFacts};
-use super::{SubjectName, TlsError, server_config};
+use super::{SubjectName, TlsError, fingerprint, server_config};
 
 /// Two PEM files: the certificate chain, leaf first, and the private key of the leaf (PKCS#8, SEC1
 /// or PKCS#1).
@@ -234,20 +233,18 @@ impl Certificate {
 
     /// SHA-256 of the leaf in DER.
     pub fn sha256(&self) -> [u8; 32] {
-        sha256(self.der())
+        fingerprint::sha256(self.der())
     }
 
     /// SHA-1 of the leaf in DER: what old devices compare, and good for nothing else.
     pub fn sha1(&self) -> [u8; 20] {
-        let mut octets = [0; 20];
-        octets.copy_from_slice(digest::digest(&SHA1_FOR_LEGACY_USE_ONLY, self.der()).as_ref());
-        octets
+        fingerprint::sha1(self.der())
     }
 
     /// SHA-256 of the leaf's SubjectPublicKeyInfo in DER (RFC 7469, 2.4): the pin that survives a
     /// renewal with the same key.
     pub fn spki_sha256(&self) -> [u8; 32] {
-        sha256(self.public_key())
+        fingerprint::sha256(self.public_key())
     }
 
     /// The leaf's SubjectPublicKeyInfo in DER.
@@ -304,23 +301,6 @@ impl fmt::Debug for Certificate {
             .field("names", self.names())
             .finish_non_exhaustive()
     }
-}
-
-/// SHA-256 of a certificate in DER, in upper-case hexadecimal with colons.
-pub fn sha256_fingerprint(certificate: &CertificateDer<'_>) -> String {
-    hex_with_colons(&sha256(certificate))
-}
-
-/// `AA:BB:…`, as `openssl x509 -fingerprint` prints it.
-pub fn hex_with_colons(octets: &[u8]) -> String {
-    let octets: Vec<String> = octets.iter().map(|octet| format!("{octet:02X}")).collect();
-    octets.join(":")
-}
-
-fn sha256(octets: &[u8]) -> [u8; 32] {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(digest::digest(&SHA256, octets).as_ref());
-    digest
 }
 
 /// Takes a key of the operator's away from everybody, with a warning; its group keeps what it has.
