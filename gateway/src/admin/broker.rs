@@ -9,7 +9,9 @@ use broker_config::{Config, Demand, Protocol, Require};
 
 use super::{AdminError, CertificateDesk, DeviceCa, Place};
 use crate::tls::private_ca::signing::Prints;
-use crate::tls::{Certificate, Certificates, Pins, PrivateCa, SubjectName, hex_with_colons};
+use crate::tls::{
+    Certificate, Certificates, Pins, PrivateCa, SubjectName, fingerprint::hex_with_colons,
+};
 
 /// What the configuration says about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
