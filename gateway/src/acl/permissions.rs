@@ -135,6 +135,27 @@ impl Permissions {
             .map(|entry| entry.rule.as_ref())
     }
 
+    /// The allowed filters that have something in common with `filter`, each with its rule.
+    pub(super) fn allows_within(&self, filter: &str) -> impl Iterator<Item = (&str, &Rule)> {
+        let allows = self.group(Group::SubscribeAllow).iter();
+        allows
+            .filter(move |entry| overlap(&entry.filter, filter))
+            .map(|entry| (entry.filter.as_ref(), entry.rule.as_ref()))
+    }
+
+    /// Whether something that `before` let the client receive may not be received any more. True also for some changes
+    /// that take nothing away, a rule replaced by a wider one for example.
+    pub fn takes_from(&self, before: &Permissions) -> bool {
+        let has = |permissions: &Permissions, group: Group, wanted: &Entry| {
+            let group = permissions.group(group).iter();
+            group.map(|entry| &entry.filter).any(|filter| *filter == wanted.filter)
+        };
+        let allows = before.group(Group::SubscribeAllow).iter();
+        let mut denies = self.group(Group::SubscribeDeny).iter();
+        allows.clone().any(|entry| !has(self, Group::SubscribeAllow, entry))
+            || denies.any(|entry| !has(before, Group::SubscribeDeny, entry))
+    }
+
     /// The filter of a rule after its variables were replaced; `None` if the rule does not apply here.
     pub(super) fn effective_filter(&self, id: i64) -> Option<&str> {
         self.entries
@@ -178,6 +199,33 @@ fn group_of(rule: &Rule) -> Group {
         (Action::Subscribe, Effect::Deny) => Group::SubscribeDeny,
         (Action::Subscribe, Effect::Allow) => Group::SubscribeAllow,
     }
+}
+
+/// The filter that matches what both match, if there is anything.
+pub(super) fn intersection(one: &str, other: &str) -> Option<String> {
+    if !overlap(one, other) {
+        return None;
+    }
+    let mut common: Vec<&str> = Vec::new();
+    let (mut one, mut other) = (one.split('/'), other.split('/'));
+    loop {
+        match (one.next(), other.next()) {
+            // "#" also stands for no level at all.
+            (None, _) | (_, None) => break,
+            (Some("#"), Some(level)) => {
+                common.push(level);
+                common.extend(other);
+                break;
+            }
+            (Some(level), Some("#")) => {
+                common.push(level);
+                common.extend(one);
+                break;
+            }
+            (Some("+"), Some(level)) | (Some(level), Some(_)) => common.push(level),
+        }
+    }
+    Some(common.join("/"))
 }
 
 /// Whether some topic name matches both filters.

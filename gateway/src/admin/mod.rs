@@ -15,11 +15,13 @@ mod first_account;
 mod import;
 mod live;
 mod peer;
+#[cfg(test)]
+mod policy_tests;
 mod sessions;
 pub mod sys;
 mod upgrades;
 
-pub use administration::Administration;
+pub use administration::{Administration, AuditLine, AuditQuery, PolicyChange, Question};
 pub use backup::{Backup, Part, PartKind, PartLine};
 pub use certificates::{
     CertificateDesk, CertificateDetails, CertificateFacts, CertificateLine, ChainLine, date,
@@ -32,7 +34,7 @@ pub use command::{
 pub use control::ControlServer;
 pub use first_account::FirstAccount;
 pub use import::{Import, ImportedUser};
-pub use live::LiveSessions;
+pub use live::{LiveSessions, SessionOf};
 pub use sessions::{Sessions, end_certificates};
 
 use std::path::PathBuf;
@@ -119,6 +121,14 @@ pub enum AdminError {
     ListNotSigned(Box<AdminError>),
     #[error("no gateway runs here, and bans live in a running one: start it first")]
     NoGateway,
+    #[error(
+        "no gateway runs here, and a dry run is made on what a running one has decided: start it first"
+    )]
+    NoDecisions,
+    #[error("no decisions are remembered: set audit.decisions in the configuration to a number above 0")]
+    DecisionsOff,
+    #[error("no audit log is kept: audit.enabled is false in the configuration")]
+    AuditOff,
     #[error("{0:?} is neither an address nor a network; write 192.0.2.1, or 192.0.2.0/24")]
     NotANetwork(String),
     #[error(

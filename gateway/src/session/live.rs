@@ -5,6 +5,8 @@ use std::{
     time::SystemTime,
 };
 
+use bytestring::ByteString;
+
 use super::{
     mailbox::Notice,
     registry::Registry,
@@ -123,6 +125,9 @@ impl Registry {
             subscriptions,
             shared,
         } = session.apply(&self.policy().load(), principal);
+        for lost in &subscriptions {
+            session.withdrawn(lost.filter.as_str());
+        }
         let first = subscriptions.first();
         let first = first.map(|lost| lost.filter.as_str().into());
         let mut envelope = Envelope::default();
@@ -144,6 +149,14 @@ impl Registry {
         let mut envelope = Envelope::default();
         envelope.control(Control::PolicyChanged);
         self.bus().publish_when_possible(0, envelope, None).await;
+    }
+
+    /// The sessions of a principal: client identifier and last login.
+    pub fn principals(&self, realm: &str, name: &str) -> Vec<(ByteString, Arc<Principal>)> {
+        let sessions = self.of(realm, name).into_iter();
+        sessions
+            .map(|session| (session.client_id().clone(), session.principal()))
+            .collect()
     }
 
     fn of(&self, realm: &str, name: &str) -> Vec<Arc<Session>> {

@@ -31,6 +31,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod will;
+mod witness;
 
 pub use agenda::Agenda;
 pub use departures::Departures;
+pub use witness::Witness;

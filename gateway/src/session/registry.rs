@@ -21,6 +21,7 @@ use super::{
     session::{Carry, House, Rest, Session},
     settings::Settings,
     will::Will,
+    witness::Witness,
 };
 use crate::{
     acl::{Permissions, PolicyHandle},
@@ -44,6 +45,7 @@ pub struct Registry {
     settings: ArcSwap<Settings>,
     pub(super) agenda: Agenda,
     pub(super) departures: Arc<Departures>,
+    witness: Witness,
     metrics: Arc<Metrics>,
     pub(super) next: AtomicU64,
     /// No session is given any more.
@@ -122,6 +124,7 @@ impl Registry {
         store: Arc<Store>,
         policy: Arc<PolicyHandle>,
         settings: Settings,
+        witness: Witness,
         metrics: Arc<Metrics>,
     ) -> Arc<Registry> {
         Arc::new(Registry {
@@ -132,6 +135,7 @@ impl Registry {
             settings: ArcSwap::from_pointee(settings),
             agenda: Agenda::default(),
             departures: Arc::default(),
+            witness,
             metrics,
             next: AtomicU64::new(1),
             closing: AtomicBool::new(false),
@@ -197,12 +201,18 @@ impl Registry {
         House {
             store: self.store.clone(),
             departures: self.departures.clone(),
+            witness: self.witness.clone(),
             metrics: self.metrics.clone(),
         }
     }
 
     pub fn bus(&self) -> &Arc<Bus> {
         &self.bus
+    }
+
+    /// Whom sessions tell what they decided.
+    pub fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     pub fn metrics(&self) -> &Arc<Metrics> {

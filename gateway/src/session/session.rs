@@ -26,6 +26,7 @@ use super::{
     queue::{Entry, QueueLimits},
     record::Identity,
     will::Will,
+    witness::Witness,
 };
 use crate::{
     acl::{Permissions, Policy, PolicyHandle, Subject},
@@ -76,6 +77,7 @@ pub struct Session {
     pub(super) left: Notify,
     pub(super) store: Arc<Store>,
     pub(super) departures: Arc<Departures>,
+    pub(super) witness: Witness,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -84,6 +86,7 @@ pub struct Session {
 pub(super) struct House {
     pub store: Arc<Store>,
     pub departures: Arc<Departures>,
+    pub witness: Witness,
     pub metrics: Arc<Metrics>,
 }
 
@@ -155,6 +158,7 @@ impl Session {
         let House {
             store,
             departures,
+            witness,
             metrics,
         } = house;
         let permissions = permissions(policy, &principal, &client_id);
@@ -182,6 +186,7 @@ impl Session {
             left: Notify::new(),
             store,
             departures,
+            witness,
             metrics,
         }
     }
@@ -561,13 +566,18 @@ impl Session {
 }
 
 pub(super) fn permissions(policy: &Policy, principal: &Principal, client_id: &str) -> Permissions {
-    policy.permissions(&Subject {
+    policy.permissions(&subject(principal, client_id))
+}
+
+/// Who asks, as the policy sees it.
+pub(super) fn subject<'a>(principal: &'a Principal, client_id: &'a str) -> Subject<'a> {
+    Subject {
         realm: &principal.realm,
         name: &principal.name,
         client_id,
         device: principal.device.as_deref(),
         roles: &principal.roles,
-    })
+    }
 }
 
 impl Drop for Session {

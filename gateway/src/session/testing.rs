@@ -21,9 +21,10 @@ use super::{
     registry::{Claimed, Refused, Registry},
     session::Session,
     settings::Settings,
+    witness::Witness,
 };
 use crate::{
-    acl::{Action, Effect, Policy, PolicyHandle, Rule, Who},
+    acl::{Decisions, Action, Effect, Policy, PolicyHandle, Rule, Who},
     auth::Principal,
     metrics::Metrics,
     mqtt::{
@@ -95,11 +96,16 @@ impl World {
         let (messages, loaded) = testing::open(disk.path());
         let last_commit = loaded.last_commit;
         let (store, writer) = Store::new(messages, testing::SETTINGS, last_commit, metrics.clone());
+        let witness = Witness {
+            decisions: Arc::new(Decisions::new(1_000, metrics.clone())),
+            ..Witness::default()
+        };
         let registry = Registry::new(
             bus.clone(),
             store.clone(),
             policy.clone(),
             settings,
+            witness,
             metrics.clone(),
         );
         let limits = dispatcher::Limits {
