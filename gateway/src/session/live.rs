@@ -44,9 +44,13 @@ impl Registry {
 
     /// The principal may not connect any more: its connections end without their wills (P3), and its sessions too.
     pub async fn principal_disabled(self: &Arc<Self>, realm: &str, name: &str) {
-        for session in self.of(realm, name) {
+        let sessions = self.of(realm, name);
+        // All of them, before one has to wait for the disk.
+        for session in &sessions {
             session.revoke();
             session.notify(Notice::Disabled);
+        }
+        for session in sessions {
             let idle = {
                 let mut rest = session.rest();
                 rest.will = None;

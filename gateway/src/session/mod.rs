@@ -19,6 +19,7 @@ pub mod mailbox;
 mod outgoing;
 mod publish;
 mod queue;
+mod rechecks;
 mod record;
 pub mod registry;
 mod restore;
@@ -35,4 +36,5 @@ mod witness;
 
 pub use agenda::Agenda;
 pub use departures::Departures;
+pub use rechecks::Rechecks;
 pub use witness::Witness;

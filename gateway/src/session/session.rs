@@ -24,6 +24,7 @@ use super::{
     mailbox::{Mail, Mailbox, Notice, Open},
     outgoing::Window,
     queue::{Entry, QueueLimits},
+    rechecks::Rechecks,
     record::Identity,
     will::Will,
     witness::Witness,
@@ -63,6 +64,8 @@ pub struct Session {
     pub(super) revoked: AtomicBool,
     /// The certificate of its last login was revoked: the will of that login is not sent (P3).
     pub(super) willless: AtomicBool,
+    /// What waits for it on disk was not checked since its client lost a right.
+    pub(super) unchecked: AtomicBool,
     /// Bytes of its envelopes that have not passed the dispatcher.
     pub(super) outstanding: AtomicUsize,
     /// Bytes of messages in flight to its client, as the budget knows them.
@@ -77,6 +80,7 @@ pub struct Session {
     pub(super) left: Notify,
     pub(super) store: Arc<Store>,
     pub(super) departures: Arc<Departures>,
+    pub(super) rechecks: Arc<Rechecks>,
     pub(super) witness: Witness,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -86,6 +90,7 @@ pub struct Session {
 pub(super) struct House {
     pub store: Arc<Store>,
     pub departures: Arc<Departures>,
+    pub rechecks: Arc<Rechecks>,
     pub witness: Witness,
     pub metrics: Arc<Metrics>,
 }
@@ -158,6 +163,7 @@ impl Session {
         let House {
             store,
             departures,
+            rechecks,
             witness,
             metrics,
         } = house;
@@ -177,6 +183,7 @@ impl Session {
             over: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
             willless: AtomicBool::new(false),
+            unchecked: AtomicBool::new(false),
             outstanding: AtomicUsize::new(0),
             window_bytes: AtomicUsize::new(0),
             mailbox: Mutex::default(),
@@ -186,6 +193,7 @@ impl Session {
             left: Notify::new(),
             store,
             departures,
+            rechecks,
             witness,
             metrics,
         }
@@ -496,7 +504,10 @@ impl Session {
             });
         }
         let permissions = Arc::new(permissions(policy, &self.principal.load(), &self.client_id));
-        self.permissions.store(permissions.clone());
+        let before = self.permissions.swap(permissions.clone());
+        if permissions.takes_from(&before) {
+            self.is_to_be_rechecked();
+        }
         self.changes.fetch_add(changed.into(), Relaxed);
         let mut lost = Lost::default();
         self.subscriptions.lock().retain(|_, subscription| {

@@ -18,6 +18,7 @@ use super::{
     connection::{Connection, Ending},
     departures::Departures,
     mailbox::Mail,
+    rechecks::Rechecks,
     registry::{Claimed, Refused, Registry},
     session::Session,
     settings::Settings,
@@ -55,6 +56,7 @@ pub struct World {
     pub store: Arc<Store>,
     pub policy: Arc<PolicyHandle>,
     pub metrics: Arc<Metrics>,
+    pub decisions: Arc<Decisions>,
     /// Where its disk is, as long as anybody may restart it.
     disk: Arc<TempDir>,
     engine: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -100,6 +102,7 @@ impl World {
             decisions: Arc::new(Decisions::new(1_000, metrics.clone())),
             ..Witness::default()
         };
+        let decisions = witness.decisions.clone();
         let registry = Registry::new(
             bus.clone(),
             store.clone(),
@@ -122,6 +125,7 @@ impl World {
             tokio::spawn(dispatcher.run(outlet)),
             tokio::spawn(writer.run(registry.clone())),
             tokio::spawn(Departures::run(registry.clone())),
+            tokio::spawn(Rechecks::run(registry.clone())),
         ];
         World {
             registry,
@@ -129,6 +133,7 @@ impl World {
             store,
             policy,
             metrics,
+            decisions,
             disk,
             engine: Arc::new(Mutex::new(engine)),
         }

@@ -42,7 +42,7 @@ use crate::{
         dispatcher::{self, Dispatcher, StoredLimits},
         retained::RetainedLimits,
     },
-    session::{Agenda, Departures, Witness, registry::Registry, settings::Settings},
+    session::{Agenda, Departures, Rechecks, Witness, registry::Registry, settings::Settings},
     store::{
         StoreError,
         messages::{Durability, Messages},
@@ -395,6 +395,7 @@ async fn start_engine(
     engine.spawn(dispatcher.run(outlet));
     engine.spawn(Agenda::run(registry.clone()));
     engine.spawn(Departures::run(registry.clone()));
+    engine.spawn(Rechecks::run(registry.clone()));
     engine.spawn(writer::keep_up(upkeep, metrics.clone()));
     let interval = config.clone();
     engine.spawn(admin::sys::run(registry.clone(), move || {
