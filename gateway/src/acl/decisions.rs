@@ -121,7 +121,9 @@ impl Decisions {
             last: now,
         };
         ring.push(key, asked, capacity);
-        self.metrics.decisions_remembered.set(ring.slots.len() as u64);
+        self.metrics
+            .decisions_remembered
+            .set(ring.slots.len() as u64);
     }
 
     /// All that is remembered. In steps: nobody who decides waits long for it.

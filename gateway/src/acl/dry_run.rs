@@ -127,7 +127,9 @@ pub fn dry_run(
     let mut differences: Vec<_> = found.into_values().collect();
     differences.sort_by(|one, other| {
         let order = |it: &Difference| (it.effect, std::cmp::Reverse(it.count), it.topic.clone());
-        order(one).cmp(&order(other)).then_with(|| one.principal.cmp(&other.principal))
+        order(one)
+            .cmp(&order(other))
+            .then_with(|| one.principal.cmp(&other.principal))
     });
     let more = differences.len().saturating_sub(TOLD) as u64;
     differences.truncate(TOLD);
@@ -142,10 +144,14 @@ pub fn dry_run(
 fn turn(then: &Permissions, now: &Permissions, asked: &Asked) -> Option<(Turn, String, String)> {
     let topic = &*asked.topic;
     let decide = |permissions: &Permissions| match asked.action {
-        Action::Publish => (permissions.publish(topic).allowed, spoken(permissions.publish(topic))),
-        Action::Subscribe => {
-            (permissions.subscribe(topic).allowed, spoken(permissions.subscribe(topic)))
-        }
+        Action::Publish => (
+            permissions.publish(topic).allowed,
+            spoken(permissions.publish(topic)),
+        ),
+        Action::Subscribe => (
+            permissions.subscribe(topic).allowed,
+            spoken(permissions.subscribe(topic)),
+        ),
     };
     let ((was_allowed, was), (allowed, would)) = (decide(then), decide(now));
     match (was_allowed, allowed) {
@@ -160,8 +166,12 @@ fn turn(then: &Permissions, now: &Permissions, asked: &Asked) -> Option<(Turn, S
     };
     let (then, now) = (within(then), within(now));
     let same = |one: &Rule, other: &Rule| one.id == other.id;
-    let added = now.iter().find(|rule| !then.iter().any(|known| same(known, rule)));
-    let gone = then.iter().find(|rule| !now.iter().any(|left| same(left, rule)));
+    let added = now
+        .iter()
+        .find(|rule| !then.iter().any(|known| same(known, rule)));
+    let gone = then
+        .iter()
+        .find(|rule| !now.iter().any(|left| same(left, rule)));
     match (added, gone) {
         (Some(added), _) => {
             let would = format!("withheld inside it by {}", named(added));
@@ -178,7 +188,11 @@ fn turn(then: &Permissions, now: &Permissions, asked: &Asked) -> Option<(Turn, S
 fn spoken(decision: Decision<'_>) -> String {
     match decision.reason {
         Reason::Rule(rule) if rule.id == NEW_RULE => {
-            let word = if decision.allowed { "allowed" } else { "denied" };
+            let word = if decision.allowed {
+                "allowed"
+            } else {
+                "denied"
+            };
             format!("{word} by {}", named(rule))
         }
         _ => decision.to_string(),
@@ -248,15 +262,28 @@ mod tests {
             asked("eve", "e", Publish, "garden", 9),
             asked("ann", "a1", Subscribe, "home/#", 9),
         ];
-        let run = dry_run(decisions, &Policy::new(rules()), &Policy::new(changed), same);
+        let run = dry_run(
+            decisions,
+            &Policy::new(rules()),
+            &Policy::new(changed),
+            same,
+        );
         assert_eq!((run.looked_at, run.since, run.more), (6, Some(101), 0));
         let [ann, bob] = &run.differences[..] else {
             panic!("{run:?}");
         };
-        assert_eq!((&*ann.principal, ann.clients, ann.count), ("local:ann", 2, 5));
+        assert_eq!(
+            (&*ann.principal, ann.clients, ann.count),
+            ("local:ann", 2, 5)
+        );
         assert_eq!((ann.effect, ann.last), (Turn::Denied, 103));
         assert!(ann.was.starts_with("allowed by rule 1: "), "{}", ann.was);
-        assert!(ann.would.starts_with("denied by the new rule: deny publish"), "{}", ann.would);
+        assert!(
+            ann.would
+                .starts_with("denied by the new rule: deny publish"),
+            "{}",
+            ann.would
+        );
         assert_eq!((&*bob.principal, bob.count), ("local:bob", 1));
     }
 
@@ -268,10 +295,19 @@ mod tests {
         wider.remove(2);
         let decisions = vec![asked("ann", "a", Subscribe, "home/#", 1)];
         for (other, effect, word) in [
-            (narrower, Turn::Narrowed, "withheld inside it by the new rule"),
+            (
+                narrower,
+                Turn::Narrowed,
+                "withheld inside it by the new rule",
+            ),
             (wider, Turn::Widened, "not withheld any more by rule 3"),
         ] {
-            let run = dry_run(decisions.clone(), &Policy::new(rules()), &Policy::new(other), same);
+            let run = dry_run(
+                decisions.clone(),
+                &Policy::new(rules()),
+                &Policy::new(other),
+                same,
+            );
             assert_eq!(run.differences[0].effect, effect);
             assert!(run.differences[0].would.contains(word), "{run:?}");
         }

@@ -229,7 +229,10 @@ mod tests {
             ("home/#", &["home/+/x"][..]),
             ("#", &["home/+/x", "garden/#", "cellar/+"]),
             ("$share/g/home/#", &["home/+/x"]),
-            ("+/kitchen/#", &["home/kitchen/x", "garden/kitchen/#", "cellar/kitchen"]),
+            (
+                "+/kitchen/#",
+                &["home/kitchen/x", "garden/kitchen/#", "cellar/kitchen"],
+            ),
             ("cellar/safe", &[]),
             ("attic/#", &[]),
         ] {
@@ -239,6 +242,9 @@ mod tests {
         }
         let answer = explain(&policy, &who, Action::Subscribe, "#");
         assert_eq!(answer.parts[2].withheld_by, [8]);
-        assert_eq!(explain(&policy, &who, Action::Subscribe, "garden/#").parts, []);
+        assert_eq!(
+            explain(&policy, &who, Action::Subscribe, "garden/#").parts,
+            []
+        );
     }
 }

@@ -148,11 +148,15 @@ impl Permissions {
     pub fn takes_from(&self, before: &Permissions) -> bool {
         let has = |permissions: &Permissions, group: Group, wanted: &Entry| {
             let group = permissions.group(group).iter();
-            group.map(|entry| &entry.filter).any(|filter| *filter == wanted.filter)
+            group
+                .map(|entry| &entry.filter)
+                .any(|filter| *filter == wanted.filter)
         };
         let allows = before.group(Group::SubscribeAllow).iter();
         let mut denies = self.group(Group::SubscribeDeny).iter();
-        allows.clone().any(|entry| !has(self, Group::SubscribeAllow, entry))
+        allows
+            .clone()
+            .any(|entry| !has(self, Group::SubscribeAllow, entry))
             || denies.any(|entry| !has(before, Group::SubscribeDeny, entry))
     }
 

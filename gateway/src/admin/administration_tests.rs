@@ -6,8 +6,8 @@ use tempfile::TempDir;
 
 use crate::acl::{Action, Effect};
 use crate::admin::{
-    Question,
-    AdminError, Administration, Answer, Command, FirstAccount, LiveSessions, NewPassword, Secret,
+    AdminError, Administration, Answer, Command, FirstAccount, LiveSessions, NewPassword, Question,
+    Secret,
 };
 use crate::auth::{AuthError, Credentials, Refusal, Settings};
 use crate::store::{Accounts, NewRule, StoreError};

@@ -238,7 +238,9 @@ async fn transfer(
         }
     };
     // Before it is sent: whoever has the beginning of it has keys.
-    administration.note_change(actor, "make a backup", None).await;
+    administration
+        .note_change(actor, "make a backup", None)
+        .await;
     let sent = send_parts(writer, &backup).await;
     match &sent {
         Ok(()) => tracing::info!(target: "postern::audit", actor, "backup: done"),

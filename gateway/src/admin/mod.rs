@@ -125,7 +125,9 @@ pub enum AdminError {
         "no gateway runs here, and a dry run is made on what a running one has decided: start it first"
     )]
     NoDecisions,
-    #[error("no decisions are remembered: set audit.decisions in the configuration to a number above 0")]
+    #[error(
+        "no decisions are remembered: set audit.decisions in the configuration to a number above 0"
+    )]
     DecisionsOff,
     #[error("no audit log is kept: audit.enabled is false in the configuration")]
     AuditOff,

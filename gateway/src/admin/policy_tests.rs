@@ -54,12 +54,28 @@ impl LiveSessions for Somebody {
 impl World {
     async fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
-        let admin = Administration::open(dir.path(), Settings::default()).await.unwrap();
+        let admin = Administration::open(dir.path(), Settings::default())
+            .await
+            .unwrap();
         admin.attach(Arc::new(Somebody));
         admin.decisions().resize(1_000);
         let world = World { admin, dir };
-        world.rule(Effect::Allow, Action::Publish, "sensors/%u/#", "role:sensor").await;
-        world.rule(Effect::Allow, Action::Subscribe, "devices/%d/+", "role:sensor").await;
+        world
+            .rule(
+                Effect::Allow,
+                Action::Publish,
+                "sensors/%u/#",
+                "role:sensor",
+            )
+            .await;
+        world
+            .rule(
+                Effect::Allow,
+                Action::Subscribe,
+                "devices/%d/+",
+                "role:sensor",
+            )
+            .await;
         world
     }
 
@@ -124,10 +140,18 @@ async fn who_has_no_account_is_explained_by_the_roles_of_its_session_or_by_given
     let issuer = Some("https://id.example");
     let answer = world.explain(publish(issuer, "ann", "sensors/ann/x")).await;
     assert_eq!((answer.allowed, answer.rule), (true, Some(4)));
-    assert!(answer.notes[0].contains("\"c1\", from its last login"), "{:?}", answer.notes);
+    assert!(
+        answer.notes[0].contains("\"c1\", from its last login"),
+        "{:?}",
+        answer.notes
+    );
 
     let answer = world.explain(publish(issuer, "eve", "sensors/eve/x")).await;
-    assert!(!answer.allowed && answer.notes[0].contains("--role"), "{:?}", answer.notes);
+    assert!(
+        !answer.allowed && answer.notes[0].contains("--role"),
+        "{:?}",
+        answer.notes
+    );
     let given = Question {
         roles: Some(vec!["sensor".to_owned()]),
         ..publish(issuer, "eve", "sensors/eve/x")
@@ -140,7 +164,11 @@ async fn who_has_no_account_is_explained_by_the_roles_of_its_session_or_by_given
         .await;
     assert!(!answer.allowed);
     assert_eq!(answer.parts[0].filter, "devices/lamp/+");
-    assert!(answer.notes[0].contains("a client certificate"), "{:?}", answer.notes);
+    assert!(
+        answer.notes[0].contains("a client certificate"),
+        "{:?}",
+        answer.notes
+    );
     let of_another = Question {
         device: Some("fan".to_owned()),
         ..Question::new("lamp", Action::Subscribe, "devices/fan/+")
@@ -182,7 +210,10 @@ async fn a_dry_run_tells_what_would_be_decided_differently_and_changes_nothing()
     let run = world.try_out(deny).await;
     assert_eq!((run.looked_at, run.differences.len()), (3, 1));
     let difference = &run.differences[0];
-    assert_eq!((&*difference.principal, difference.count), ("local:kitchen", 3));
+    assert_eq!(
+        (&*difference.principal, difference.count),
+        ("local:kitchen", 3)
+    );
     assert_eq!(difference.effect, Turn::Denied);
 
     let allow = PolicyChange::AddRule {
@@ -191,7 +222,10 @@ async fn a_dry_run_tells_what_would_be_decided_differently_and_changes_nothing()
         filter: "news".to_owned(),
         who: "role:sensor".to_owned(),
     };
-    assert_eq!(world.try_out(allow).await.differences[0].effect, Turn::Allowed);
+    assert_eq!(
+        world.try_out(allow).await.differences[0].effect,
+        Turn::Allowed
+    );
     let run = world.try_out(PolicyChange::RemoveRule { id: 4 }).await;
     assert_eq!(run.differences.len(), 2);
     let roles = PolicyChange::SetRoles {
@@ -252,7 +286,11 @@ async fn every_change_and_every_attempt_is_an_entry_with_its_operator_and_no_pas
     let path = world.dir.path().join(crate::store::AuditFile::FILE);
     world.admin.close().await;
     let bytes = std::fs::read(path).unwrap();
-    let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    let has = |text: &str| {
+        bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+    };
     assert!(has("ann") && !has("correct horse"));
 }
 

@@ -299,8 +299,7 @@ impl State {
 
     /// They could not be written. One that counts on is not put back over its newer self.
     fn put_back(&mut self, rows: Vec<AuditRow>) {
-        let mut rows: HashMap<i64, AuditRow> =
-            rows.into_iter().map(|row| (row.id, row)).collect();
+        let mut rows: HashMap<i64, AuditRow> = rows.into_iter().map(|row| (row.id, row)).collect();
         for recent in self.recent.values_mut() {
             recent.dirty |= rows.remove(&recent.row.id).is_some();
         }
@@ -326,9 +325,9 @@ fn row(id: i64, kind: Kind, note: Note<'_>, times: i64, now: i64) -> AuditRow {
         last: now,
         count: times,
         principal: principal.into_owned(),
-        address: note.address.map_or(String::new(), |address| {
-            address.to_canonical().to_string()
-        }),
+        address: note
+            .address
+            .map_or(String::new(), |address| address.to_canonical().to_string()),
         client: shown_name(note.client).into_owned(),
         subject: shown(note.subject, TEXT_MAX).into_owned(),
         reason: shown(note.reason, TEXT_MAX).into_owned(),

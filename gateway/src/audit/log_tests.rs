@@ -39,16 +39,40 @@ async fn the_same_refusal_within_a_minute_is_one_entry_with_a_count() {
         log.note_at(Kind::PublishDenied, denied, 2, second);
         log.flush_at(second).await.unwrap();
     }
-    log.note_at(Kind::PublishDenied, note("local:ann", "no rule allows it"), 1, 160);
-    log.note_at(Kind::PublishDenied, note("local:ann", "another reason"), 1, 160);
-    log.note_at(Kind::SubscribeDenied, note("local:ann", "no rule allows it"), 1, 160);
-    log.note_at(Kind::PublishDenied, note("local:bob", "no rule allows it"), 1, 160);
+    log.note_at(
+        Kind::PublishDenied,
+        note("local:ann", "no rule allows it"),
+        1,
+        160,
+    );
+    log.note_at(
+        Kind::PublishDenied,
+        note("local:ann", "another reason"),
+        1,
+        160,
+    );
+    log.note_at(
+        Kind::SubscribeDenied,
+        note("local:ann", "no rule allows it"),
+        1,
+        160,
+    );
+    log.note_at(
+        Kind::PublishDenied,
+        note("local:bob", "no rule allows it"),
+        1,
+        160,
+    );
     let all = all(&log).await;
     assert_eq!(all.len(), 5, "{all:?}");
     let first = &all[0];
     assert_eq!((first.count, first.at, first.last), (120, 100, 159));
     assert_eq!((&*first.subject, &*first.address), ("t/100", "192.0.2.1"));
-    assert!(all[1..].iter().all(|entry| entry.count == 1 && entry.at == 160));
+    assert!(
+        all[1..]
+            .iter()
+            .all(|entry| entry.count == 1 && entry.at == 160)
+    );
 }
 
 #[tokio::test]
@@ -86,7 +110,11 @@ async fn a_guesser_with_many_names_grows_neither_memory_nor_file_and_pushes_no_c
     }
     assert_eq!(metrics.audit_dropped.get(), 20_002 - IN_MEMORY as u64);
     let entries = all(&log).await;
-    assert_eq!(metrics.audit_entries.get(), 402, "their share is two fifths");
+    assert_eq!(
+        metrics.audit_entries.get(),
+        402,
+        "their share is two fifths"
+    );
     assert_eq!(entries.len(), 402);
     assert_eq!((&*entries[0].kind, &*entries[1].kind), ("change", "login"));
 }
@@ -102,7 +130,11 @@ async fn what_could_not_be_written_is_written_later_with_what_was_counted_meanwh
     // A minute later the first is another entry, and its old one waits to be written.
     log.note_at(Kind::Login, note("local:ann", ""), 1, 170);
     log.state.lock().put_back(taken);
-    let counts: Vec<_> = all(&log).await.iter().map(|entry| (entry.at, entry.count)).collect();
+    let counts: Vec<_> = all(&log)
+        .await
+        .iter()
+        .map(|entry| (entry.at, entry.count))
+        .collect();
     assert_eq!(counts, [(100, 2), (102, 1), (170, 1)]);
 }
 
@@ -133,15 +165,26 @@ async fn texts_are_bounded_and_tokens_are_not_kept() {
         address: None,
     };
     log.note(Kind::LoginFailed, everywhere);
-    log.note(Kind::Change, Note {
-        principal: &long,
-        ..everywhere
-    });
+    log.note(
+        Kind::Change,
+        Note {
+            principal: &long,
+            ..everywhere
+        },
+    );
     let entries = all(&log).await;
     let text = format!("{entries:?}");
-    assert!(!text.contains("c2lnbmF0dXJl") && !text.contains("eyJzdWIi"), "{text}");
+    assert!(
+        !text.contains("c2lnbmF0dXJl") && !text.contains("eyJzdWIi"),
+        "{text}"
+    );
     let longest = entries.iter().map(|entry| {
-        let texts = [&entry.principal, &entry.client, &entry.subject, &entry.reason];
+        let texts = [
+            &entry.principal,
+            &entry.client,
+            &entry.subject,
+            &entry.reason,
+        ];
         texts.iter().map(|text| text.len()).sum::<usize>()
     });
     assert!(longest.max().unwrap() < 900);
@@ -154,7 +197,9 @@ async fn a_log_that_is_off_keeps_nothing_and_makes_no_file() {
         enabled: false,
         ..Settings::default()
     };
-    let log = AuditLog::open(directory.path(), settings, Arc::default()).await.unwrap();
+    let log = AuditLog::open(directory.path(), settings, Arc::default())
+        .await
+        .unwrap();
     log.note(Kind::Login, note("local:ann", ""));
     assert_eq!(all(&log).await, []);
     assert!(!directory.path().join(AuditFile::FILE).exists());

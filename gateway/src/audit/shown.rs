@@ -33,7 +33,9 @@ pub fn shown_name(name: &str) -> Cow<'_, str> {
 fn is_like_secret(name: &str) -> bool {
     let encoded = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~+/=".contains(&byte);
     let prefixed = SECRETS.iter().any(|prefix| name.starts_with(prefix));
-    let bearer = name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("bearer "));
+    let bearer = name
+        .get(..7)
+        .is_some_and(|start| start.eq_ignore_ascii_case("bearer "));
     prefixed || bearer || (name.len() >= TOKEN_MIN && name.bytes().all(encoded))
 }
 
@@ -54,9 +56,15 @@ mod tests {
             assert_eq!(shown_name(name), name);
         }
         for (secret, kept) in [
-            ("eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln", "eyJhbG… (41 bytes)"),
+            (
+                "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln",
+                "eyJhbG… (41 bytes)",
+            ),
             ("pst_abcdefghijklmnopqrstuvwxyz234567", "pst_ab… (36 bytes)"),
-            ("3biXy0JqTnGq7XbHf3n5yV1wqk8l2mZp4rS6tU9vWaD", "3biXy0… (43 bytes)"),
+            (
+                "3biXy0JqTnGq7XbHf3n5yV1wqk8l2mZp4rS6tU9vWaD",
+                "3biXy0… (43 bytes)",
+            ),
             ("Bearer abc", "Bearer… (10 bytes)"),
         ] {
             assert_eq!(shown_name(secret), kept);
@@ -66,7 +74,10 @@ mod tests {
     #[test]
     fn a_long_text_is_cut_between_characters() {
         assert_eq!(shown("äää", 3), "ä… (6 bytes)");
-        assert_eq!(shown(&"x y".repeat(40), 80).len(), 80 + "… (120 bytes)".len());
+        assert_eq!(
+            shown(&"x y".repeat(40), 80).len(),
+            80 + "… (120 bytes)".len()
+        );
         assert_eq!(shown("abc", 3), "abc");
     }
 }

@@ -93,7 +93,9 @@ impl Args {
         AuditQuery {
             since,
             principal: self.principal.clone(),
-            address: self.address.map(|address| address.to_canonical().to_string()),
+            address: self
+                .address
+                .map(|address| address.to_canonical().to_string()),
             kind: self.kind.map(|kind| kind.as_str().to_owned()),
             ..AuditQuery::default()
         }
@@ -108,7 +110,15 @@ impl Args {
             return Ok(());
         }
         let names = match head {
-            true => ["TIME", "KIND", "PRINCIPAL", "ADDRESS", "CLIENT", "COUNT", "WHAT"],
+            true => [
+                "TIME",
+                "KIND",
+                "PRINCIPAL",
+                "ADDRESS",
+                "CLIENT",
+                "COUNT",
+                "WHAT",
+            ],
             false => [""; 7],
         };
         let mut text = Vec::new();

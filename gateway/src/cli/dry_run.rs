@@ -35,11 +35,17 @@ fn print(run: &DryRun, out: &mut impl Write) -> Result<ExitCode, CliError> {
         None => "no decision is remembered yet: nothing was looked at".to_owned(),
     };
     if differences.is_empty() {
-        writeln!(out, "{looked}; none would be another one. Nothing is changed.")?;
+        writeln!(
+            out,
+            "{looked}; none would be another one. Nothing is changed."
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     let total = differences.len() as u64 + more;
-    writeln!(out, "{looked}; {total} would be other ones. Nothing is changed.")?;
+    writeln!(
+        out,
+        "{looked}; {total} would be other ones. Nothing is changed."
+    )?;
     writeln!(out)?;
     let rows = differences.iter().map(|difference| {
         [
@@ -55,7 +61,14 @@ fn print(run: &DryRun, out: &mut impl Write) -> Result<ExitCode, CliError> {
         ]
     });
     let head = [
-        "WOULD BE", "PRINCIPAL", "ACTION", "TOPIC", "TIMES", "CLIENTS", "LAST", "BECAUSE",
+        "WOULD BE",
+        "PRINCIPAL",
+        "ACTION",
+        "TOPIC",
+        "TIMES",
+        "CLIENTS",
+        "LAST",
+        "BECAUSE",
     ];
     output::table(head, rows.collect(), out)?;
     if *more > 0 {

@@ -3,9 +3,7 @@
 //! A synchronous state machine: packets and messages in, bytes and an envelope out. Sockets, time-outs and waiting
 //! are the listener's; `publish`, `subscribe` and `deliver` beside this file hold its larger parts.
 
-use std::{
-    borrow::Cow, collections::VecDeque, net::IpAddr, sync::Arc, task::Waker, time::Instant,
-};
+use std::{borrow::Cow, collections::VecDeque, net::IpAddr, sync::Arc, task::Waker, time::Instant};
 
 use bytes::BytesMut;
 use bytestring::ByteString;

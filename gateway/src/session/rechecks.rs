@@ -156,7 +156,10 @@ impl Session {
 
     /// Finishes those that the client may not have, and counts them. `None` if it is here by now.
     fn drop_forbidden(self: &Arc<Self>, page: &[Delivery], strays: &mut bool) -> Option<u64> {
-        let stray: Vec<_> = page.iter().map(|delivery| self.is_stray(delivery)).collect();
+        let stray: Vec<_> = page
+            .iter()
+            .map(|delivery| self.is_stray(delivery))
+            .collect();
         let mut mailbox = self.open();
         if self.is_online() {
             self.unchecked.store(true, Relaxed);

@@ -16,10 +16,10 @@ use parking_lot::Mutex;
 use super::{
     agenda::{Agenda, Due},
     connection::{Connection, Ending, Remains},
-    disk::Unread,
     departures::Departures,
-    rechecks::Rechecks,
+    disk::Unread,
     mailbox::Notice,
+    rechecks::Rechecks,
     session::{Carry, House, Rest, Session},
     settings::Settings,
     will::Will,
@@ -265,7 +265,13 @@ impl Registry {
                     return Err(Refused::Store);
                 }
                 let left = tokio::time::timeout(TAKEOVER, session.take_over()).await;
-                left.map_err(|_| if ends() { Refused::Store } else { Refused::Busy })?;
+                left.map_err(|_| {
+                    if ends() {
+                        Refused::Store
+                    } else {
+                        Refused::Busy
+                    }
+                })?;
                 continue;
             }
             // What was to end with its connection, and is there for a will or because of a crash, is no session any more.

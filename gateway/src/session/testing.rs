@@ -25,7 +25,7 @@ use super::{
     witness::Witness,
 };
 use crate::{
-    acl::{Decisions, Action, Effect, Policy, PolicyHandle, Rule, Who},
+    acl::{Action, Decisions, Effect, Policy, PolicyHandle, Rule, Who},
     auth::Principal,
     metrics::Metrics,
     mqtt::{

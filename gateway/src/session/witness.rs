@@ -144,7 +144,12 @@ impl Connection {
         let filter = subscription.matching().as_str();
         self.session.asks(Action::Subscribe, filter);
         if refused == Some(ReasonCode::NotAuthorized) && self.session.witness.audit.is_on() {
-            let reason = self.session.permissions.load().subscribe(filter).to_string();
+            let reason = self
+                .session
+                .permissions
+                .load()
+                .subscribe(filter)
+                .to_string();
             let said = (subscription.filter.as_str(), reason.as_str());
             self.session
                 .note_many(Kind::SubscribeDenied, self.address, said, 1);

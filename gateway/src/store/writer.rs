@@ -228,13 +228,7 @@ impl Store {
         told
     }
 
-    fn read_then(
-        &self,
-        session: SessionKey,
-        (from, to): (u64, u64),
-        bytes: usize,
-        then: Then,
-    ) {
+    fn read_then(&self, session: SessionKey, (from, to): (u64, u64), bytes: usize, then: Then) {
         self.intake.lock().reads.push(Read {
             session,
             from,
