@@ -233,6 +233,8 @@ metrics! {
     subscriptions_refused: Counter,
     /// Entries of the audit log on disk.
     audit_entries: Gauge,
+    /// Transactions of the audit log.
+    audit_commits: Counter,
     /// Entries of the audit log that found no room in memory before they could be written.
     audit_dropped: Counter,
     /// Decisions that are remembered for dry runs.

@@ -69,6 +69,9 @@ pub const NEW_RULE: i64 = 0;
 /// Differences that are told.
 const TOLD: usize = 500;
 
+/// Realm, name, action, topic: differences that are told as one.
+type Same = (Arc<str>, Arc<str>, Action, Arc<str>, Turn);
+
 /// Asks both policies what was asked before, the second for the roles that `roles` gives.
 pub fn dry_run(
     mut asked: Vec<Asked>,
@@ -89,8 +92,7 @@ pub fn dry_run(
         (realm, name, client_id, device, roles)
     };
     asked.sort_by_cached_key(client);
-    let mut found: HashMap<(Arc<str>, Arc<str>, Action, Arc<str>, Turn), Difference> =
-        HashMap::new();
+    let mut found: HashMap<Same, Difference> = HashMap::new();
     for same in asked.chunk_by(|one, other| client(one) == client(other)) {
         let subject = same[0].subject();
         let other_roles = roles(&same[0]);

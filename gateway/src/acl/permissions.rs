@@ -146,18 +146,25 @@ impl Permissions {
     /// Whether something that `before` let the client receive may not be received any more. True also for some changes
     /// that take nothing away, a rule replaced by a wider one for example.
     pub fn takes_from(&self, before: &Permissions) -> bool {
-        let has = |permissions: &Permissions, group: Group, wanted: &Entry| {
-            let group = permissions.group(group).iter();
-            group
-                .map(|entry| &entry.filter)
-                .any(|filter| *filter == wanted.filter)
-        };
-        let allows = before.group(Group::SubscribeAllow).iter();
-        let mut denies = self.group(Group::SubscribeDeny).iter();
-        allows
-            .clone()
-            .any(|entry| !has(self, Group::SubscribeAllow, entry))
-            || denies.any(|entry| !has(before, Group::SubscribeDeny, entry))
+        self.generation != before.generation
+            && (before.has_more(self, Group::SubscribeAllow)
+                || self.has_more(before, Group::SubscribeDeny))
+    }
+
+    /// Whether this group has a filter that the other's has not. Linear as long as most rules are the same.
+    fn has_more(&self, other: &Permissions, group: Group) -> bool {
+        let (mine, theirs) = (self.group(group), other.group(group));
+        let mut rest = theirs.iter().peekable();
+        mine.iter().any(|entry| {
+            // Both are sorted by rule id.
+            while rest
+                .next_if(|other| other.rule.id < entry.rule.id)
+                .is_some()
+            {}
+            let same =
+                |other: &&Entry| other.rule.id == entry.rule.id && other.filter == entry.filter;
+            rest.next_if(same).is_none() && !theirs.iter().any(|other| other.filter == entry.filter)
+        })
     }
 
     /// The filter of a rule after its variables were replaced; `None` if the rule does not apply here.

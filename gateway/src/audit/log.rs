@@ -232,8 +232,10 @@ impl AuditLog {
         let _turn = self.writing.acquire().await;
         let rows = self.state.lock().take(now);
         let keep = Class::shares(self.max_entries.load(Relaxed));
-        match file.write(&rows, keep).await {
-            Ok(counts) => {
+        match file.write(&rows, &keep).await {
+            Ok(None) => Ok(()),
+            Ok(Some(counts)) => {
+                self.metrics.audit_commits.add(1);
                 self.metrics.audit_entries.set(counts.iter().sum());
                 Ok(())
             }

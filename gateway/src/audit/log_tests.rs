@@ -204,3 +204,31 @@ async fn a_log_that_is_off_keeps_nothing_and_makes_no_file() {
     assert_eq!(all(&log).await, []);
     assert!(!directory.path().join(AuditFile::FILE).exists());
 }
+
+// I3, N1: a restart with everybody at the door is a handful of transactions, not one for each login.
+#[tokio::test]
+async fn a_storm_of_logins_is_written_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, metrics) = log(directory.path(), 10_000).await;
+    let writing = tokio::spawn(log.clone().run());
+    for n in 0..2_000 {
+        log.note(Kind::Login, note(&format!("local:device-{n}"), "secret"));
+        if n % 100 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let start = std::time::Instant::now();
+    while metrics.audit_entries.get() < 2_000 {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "they are not written"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    writing.abort();
+    assert!(
+        metrics.audit_commits.get() <= 3,
+        "{}",
+        metrics.audit_commits.get()
+    );
+}

@@ -68,8 +68,11 @@ impl Args {
         }
         let lines: Vec<_> = lines.into();
         self.print(&lines, true, out)?;
+        if !self.follow {
+            return Ok(());
+        }
         let mut last = lines.last().map(|line| line.id);
-        while self.follow {
+        loop {
             out.flush()?;
             tokio::time::sleep(PAUSE).await;
             let query = AuditQuery {
@@ -83,7 +86,6 @@ impl Args {
             last = lines.last().map(|line| line.id).or(last);
             self.print(&lines, false, out)?;
         }
-        Ok(())
     }
 
     fn query(&self) -> AuditQuery {

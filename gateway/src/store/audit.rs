@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{Connection, QueryBuilder, Row, Sqlite};
@@ -19,6 +20,16 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite/audit");
 pub struct AuditFile {
     pool: SqlitePool,
     path: Arc<PathBuf>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What the file has, so that it need not be counted for each transaction.
+#[derive(Debug, Default)]
+struct Known {
+    /// Rows of each class, once they were counted.
+    counts: Option<Vec<u64>>,
+    /// The greatest id.
+    last: i64,
 }
 
 /// One row.
@@ -81,8 +92,12 @@ impl AuditFile {
             .acquire_timeout(Duration::from_secs(10))
             .connect_with(options);
         let pool = pool.await.map_err(error)?;
-        let path = Arc::new(path);
-        Ok((AuditFile { pool, path }, aside))
+        let file = AuditFile {
+            pool,
+            path: Arc::new(path),
+            known: Arc::default(),
+        };
+        Ok((file, aside))
     }
 
     /// Finishes what is under way and closes the file.
@@ -98,26 +113,67 @@ impl AuditFile {
             .map_err(|error| self.error(error))
     }
 
-    /// How many rows a class has.
-    pub async fn count(&self, class: u8) -> Result<u64, StoreError> {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM entries WHERE class = ?")
-            .bind(class)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(|error| self.error(error))?;
-        Ok(count as u64)
-    }
-
     /// Writes rows in one transaction, on disk when this returns; one whose id is there already gets its count and last
     /// time from the new one. Removes the oldest rows of each class beyond what `keep` says; gives how many each has.
-    pub async fn write<const CLASSES: usize>(
+    /// Nothing to write and nothing to remove is no transaction, and gives `None`.
+    ///
+    /// One call at a time, and a row that is new has a greater id than any that is there.
+    pub async fn write(
         &self,
         rows: &[AuditRow],
-        keep: [u64; CLASSES],
-    ) -> Result<[u64; CLASSES], StoreError> {
-        self.run(rows, keep)
-            .await
-            .map_err(|error| self.error(error))
+        keep: &[u64],
+    ) -> Result<Option<Vec<u64>>, StoreError> {
+        let (known, last) = {
+            let known = self.known.lock();
+            (known.counts.clone(), known.last)
+        };
+        let counted = match known {
+            Some(counts) => Ok((counts, last)),
+            None => self.counted(keep.len()).await,
+        };
+        let (mut counts, last) = counted.map_err(|error| self.error(error))?;
+        for row in rows.iter().filter(|row| row.id > last) {
+            if let Some(count) = counts.get_mut(usize::from(row.class)) {
+                *count += 1;
+            }
+        }
+        let over: Vec<u64> = counts
+            .iter()
+            .zip(keep)
+            .map(|(count, keep)| count.saturating_sub(*keep))
+            .collect();
+        if rows.is_empty() && over.iter().all(|over| *over == 0) {
+            return Ok(None);
+        }
+        // After a failure nobody knows what is there.
+        self.known.lock().counts = None;
+        let written = self.run(rows, &over).await;
+        written.map_err(|error| self.error(error))?;
+        for (count, over) in counts.iter_mut().zip(over) {
+            *count -= over;
+        }
+        let last = rows.iter().map(|row| row.id).fold(last, i64::max);
+        *self.known.lock() = Known {
+            counts: Some(counts.clone()),
+            last,
+        };
+        Ok(Some(counts))
+    }
+
+    /// The rows of each class, and the greatest id.
+    async fn counted(&self, classes: usize) -> Result<(Vec<u64>, i64), sqlx::Error> {
+        let mut counts = Vec::new();
+        for class in 0..classes {
+            let count: i64 = sqlx::query_scalar("SELECT count(*) FROM entries WHERE class = ?")
+                .bind(class as i64)
+                .fetch_one(&self.pool)
+                .await?;
+            counts.push(count as u64);
+        }
+        let last = sqlx::query_scalar("SELECT ifnull(max(id), 0) FROM entries")
+            .fetch_one(&self.pool)
+            .await?;
+        Ok((counts, last))
     }
 
     /// Up to `limit` rows, the newest ones, by descending id.
@@ -161,11 +217,7 @@ impl AuditFile {
         read.map_err(|error| self.error(error))
     }
 
-    async fn run<const CLASSES: usize>(
-        &self,
-        rows: &[AuditRow],
-        keep: [u64; CLASSES],
-    ) -> Result<[u64; CLASSES], sqlx::Error> {
+    async fn run(&self, rows: &[AuditRow], over: &[u64]) -> Result<(), sqlx::Error> {
         let mut writing = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         // SQLite takes 32,766 values in one statement.
         for rows in rows.chunks(1_000) {
@@ -196,25 +248,15 @@ impl AuditFile {
                 .execute(&mut *writing)
                 .await?;
         }
-        let mut counts = [0; CLASSES];
-        for (class, keep) in keep.into_iter().enumerate() {
-            let count: i64 = sqlx::query_scalar("SELECT count(*) FROM entries WHERE class = ?")
+        for (class, over) in over.iter().enumerate().filter(|(_, over)| **over > 0) {
+            let sql = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE class = ? ORDER BY id LIMIT ?)";
+            sqlx::query(sql)
                 .bind(class as i64)
-                .fetch_one(&mut *writing)
+                .bind(*over as i64)
+                .execute(&mut *writing)
                 .await?;
-            let over = (count as u64).saturating_sub(keep);
-            if over > 0 {
-                let sql = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE class = ? ORDER BY id LIMIT ?)";
-                sqlx::query(sql)
-                    .bind(class as i64)
-                    .bind(over as i64)
-                    .execute(&mut *writing)
-                    .await?;
-            }
-            counts[class] = count as u64 - over;
         }
-        writing.commit().await?;
-        Ok(counts)
+        writing.commit().await
     }
 
     fn error(&self, source: sqlx::Error) -> StoreError {
@@ -284,14 +326,24 @@ mod tests {
         assert_eq!((file.last_id().await.unwrap(), aside), (0, None));
         let mut rows: Vec<_> = (1..=5).map(|id| row(id, 0, "local:ann")).collect();
         rows.extend((6..3_000).map(|id| row(id, 1, "bob")));
-        assert_eq!(file.write(&rows, [10, 3]).await.unwrap(), [5, 3]);
+        let write = async |file: &AuditFile, rows: &[AuditRow], keep: [u64; 2]| {
+            file.write(rows, &keep).await.unwrap()
+        };
+        assert_eq!(write(&file, &rows, [10, 3]).await, Some(vec![5, 3]));
         let all = file.find(&AuditFilter::default(), 100).await.unwrap();
         assert_eq!(ids(&all), [2_999, 2_998, 2_997, 5, 4, 3, 2, 1]);
-        assert_eq!(file.write(&[], [2, 3]).await.unwrap(), [2, 3]);
+        assert_eq!(write(&file, &[], [5, 3]).await, None);
+        assert_eq!(write(&file, &[], [2, 3]).await, Some(vec![2, 3]));
+        // One that is written again is not one more.
+        assert_eq!(
+            write(&file, &[row(5, 0, "x")], [2, 3]).await,
+            Some(vec![2, 3])
+        );
         file.close().await;
         let (file, _) = AuditFile::open(directory.path()).await.unwrap();
         assert_eq!(file.last_id().await.unwrap(), 2_999);
-        assert_eq!(file.count(0).await.unwrap(), 2);
+        let more = row(3_000, 0, "x");
+        assert_eq!(write(&file, &[more], [9, 9]).await, Some(vec![3, 3]));
     }
 
     #[tokio::test]
@@ -299,11 +351,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (file, _) = AuditFile::open(directory.path()).await.unwrap();
         let mut first = row(1, 0, "https://id.example:8443:ann");
-        file.write(&[first.clone(), row(2, 1, "ann")], [9, 9])
+        file.write(&[first.clone(), row(2, 1, "ann")], &[9, 9])
             .await
             .unwrap();
         (first.count, first.last) = (7, 60);
-        file.write(&[first.clone()], [9, 9]).await.unwrap();
+        file.write(std::slice::from_ref(&first), &[9, 9])
+            .await
+            .unwrap();
         let find = async |filter: AuditFilter| ids(&file.find(&filter, 10).await.unwrap());
         let filter = AuditFilter::default;
         let all = file.find(&filter(), 10).await.unwrap();

@@ -36,6 +36,13 @@ pub enum PolicyChange {
     },
 }
 
+/// What a change would make of the policy.
+struct Changed {
+    policy: Arc<Policy>,
+    /// A user, and its other roles.
+    roles: Option<(String, Arc<[Arc<str>]>)>,
+}
+
 impl Administration {
     /// Tries a change on the decisions of late. Nothing is changed.
     pub(super) async fn dry_run(&self, change: PolicyChange) -> Result<DryRun, AdminError> {
@@ -46,7 +53,10 @@ impl Administration {
             return Err(AdminError::DecisionsOff);
         }
         let before = self.policy.load();
-        let (after, roles) = self.changed(change, &before)?;
+        let Changed {
+            policy: after,
+            roles,
+        } = self.changed(change, &before)?;
         let decisions = self.decisions.clone();
         let users = self.users.clone();
         let run = move || {
@@ -72,12 +82,11 @@ impl Administration {
     }
 
     /// The policy after the change, and whose roles are other ones.
-    #[allow(clippy::type_complexity)]
-    fn changed(
-        &self,
-        change: PolicyChange,
-        before: &Arc<Policy>,
-    ) -> Result<(Arc<Policy>, Option<(String, Arc<[Arc<str>]>)>), AdminError> {
+    fn changed(&self, change: PolicyChange, before: &Arc<Policy>) -> Result<Changed, AdminError> {
+        let by_rules = |policy| Changed {
+            policy: Arc::new(policy),
+            roles: None,
+        };
         let rules = self.in_force.lock().rules.clone();
         match change {
             PolicyChange::AddRule {
@@ -94,20 +103,23 @@ impl Administration {
                     who: who.parse()?,
                 };
                 let rules = before.rules().cloned().chain([rule]);
-                Ok((Arc::new(Policy::new(rules)), None))
+                Ok(by_rules(Policy::new(rules)))
             }
             PolicyChange::RemoveRule { id } => {
                 let left: Vec<_> = rules.iter().filter(|rule| rule.id != id).cloned().collect();
                 match left.len() == rules.len() {
                     true => Err(StoreError::NoSuchRule(id).into()),
-                    false => Ok((Arc::new(compile(&left)?), None)),
+                    false => Ok(by_rules(compile(&left)?)),
                 }
             }
             PolicyChange::SetRoles { name, roles } => {
                 let user = self.users.find(&name);
                 user.ok_or_else(|| StoreError::NoSuchUser(name.clone()))?;
                 let roles = self.checked_roles(&roles, &mut Vec::new())?;
-                Ok((before.clone(), Some((name, roles.into()))))
+                Ok(Changed {
+                    policy: before.clone(),
+                    roles: Some((name, roles.into())),
+                })
             }
         }
     }
