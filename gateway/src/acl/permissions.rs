@@ -146,9 +146,7 @@ impl Permissions {
     /// Whether something that `before` let the client receive may not be received any more. True also for some changes
     /// that take nothing away, a rule replaced by a wider one for example.
     pub fn takes_from(&self, before: &Permissions) -> bool {
-        self.generation != before.generation
-            && (before.has_more(self, Group::SubscribeAllow)
-                || self.has_more(before, Group::SubscribeDeny))
+        before.has_more(self, Group::SubscribeAllow) || self.has_more(before, Group::SubscribeDeny)
     }
 
     /// Whether this group has a filter that the other's has not. Linear as long as most rules are the same.
