@@ -7,6 +7,7 @@
 //! directory is writable is for the gateway to find out.
 
 mod acme;
+mod audit;
 mod bans;
 mod certificate;
 mod check;
@@ -28,6 +29,7 @@ mod visit;
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
 pub use acme::{Acme, Challenge, KeyType};
+pub use audit::Audit;
 pub use bans::Bans;
 pub use certificate::Certificate;
 pub use ciphers::{CipherSuite, Ciphers};
@@ -85,6 +87,7 @@ pub struct Config {
     pub session: Session,
     pub store: Store,
     pub auth: Auth,
+    pub audit: Audit,
     pub bus: Bus,
     pub sys: Sys,
 }
@@ -104,6 +107,7 @@ impl Default for Config {
             session: Session::default(),
             store: Store::default(),
             auth: Auth::default(),
+            audit: Audit::default(),
             bus: Bus::default(),
             sys: Sys::default(),
         }
@@ -125,6 +129,7 @@ impl Section for Config {
             session,
             store,
             auth,
+            audit,
             bus,
             sys,
         } = self;
@@ -140,6 +145,7 @@ impl Section for Config {
         v.section("session", session);
         v.section("store", store);
         v.section("auth", auth);
+        v.section("audit", audit);
         v.section("bus", bus);
         v.section("sys", sys);
     }

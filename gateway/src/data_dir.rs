@@ -66,8 +66,11 @@ impl DataDir {
     const RESTORE_MARK: &str = "restoring";
     const SOCKET: &str = "control.sock";
     /// Files directly in the directory that nobody else may read; those of certificates are `tls`'s.
-    const SECRETS: [&str; 8] = [
+    const SECRETS: [&str; 11] = [
         "secret.key",
+        "audit.db",
+        "audit.db-wal",
+        "audit.db-shm",
         "first-account",
         "accounts.db",
         "accounts.db-wal",

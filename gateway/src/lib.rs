@@ -2,6 +2,7 @@
 
 pub mod acl;
 pub mod admin;
+pub mod audit;
 pub mod auth;
 pub mod cli;
 pub mod data_dir;

@@ -235,6 +235,16 @@ metrics! {
     subscriptions: Gauge,
     /// Subscriptions refused.
     subscriptions_refused: Counter,
+    /// Entries of the audit log on disk.
+    audit_entries: Gauge,
+    /// Transactions of the audit log.
+    audit_commits: Counter,
+    /// Entries of the audit log that found no room in memory before they could be written.
+    audit_dropped: Counter,
+    /// Decisions that are remembered for dry runs.
+    decisions_remembered: Gauge,
+    /// Sessions whose stored messages are being checked anew after a change of policy.
+    rechecks_waiting: Gauge,
     /// Packets that broke the protocol, and ended their connection.
     protocol_errors: Counter,
 }

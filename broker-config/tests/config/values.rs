@@ -134,6 +134,10 @@ anonymous_role = "gast-für.alle"
 password_slots = 1
 password_queue = 2
 password_cache = 3
+[audit]
+enabled = false
+max_entries = 1000
+decisions = 0
 [bus]
 ingress_links = 16
 permits = "64KiB"

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Effect, Policy, Reason, Rule, Subject, Who};
+use super::permissions::intersection;
+use super::{Action, Effect, Permissions, Policy, Reason, Rule, Subject, Who};
+use crate::mqtt::covers;
 
 /// A decision with everything that led to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,8 +16,27 @@ pub struct Explanation {
     pub rule: Option<i64>,
     /// Why that rule applies to the user, and its filter after replacing variables.
     pub origin: Option<String>,
+    /// What of a refused filter would be allowed by itself; nothing if nothing of it is. At most [`Part::MAX`].
+    #[serde(default)]
+    pub parts: Vec<Part>,
     /// Denies inside an allowed subscription, and allows that a variable's value silenced.
     pub notes: Vec<String>,
+}
+
+/// A filter inside a refused one that would be allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    pub filter: String,
+    /// The rule that allows it.
+    pub rule: i64,
+    /// Why that rule applies.
+    pub origin: String,
+    /// Rules that withhold messages inside it.
+    pub withheld_by: Vec<i64>,
+}
+
+impl Part {
+    pub const MAX: usize = 100;
 }
 
 /// Asks the policy the very question a session asks: a topic name for publish, a topic filter for subscribe (a
@@ -41,6 +62,10 @@ pub fn explain(policy: &Policy, subject: &Subject, action: Action, topic: &str) 
             )
         }));
     }
+    let parts = match action {
+        Action::Subscribe if !decision.allowed => parts(&permissions, filter),
+        _ => Vec::new(),
+    };
     let silenced = policy.rules_for(subject).filter(|rule| {
         rule.action == action
             && rule.effect == Effect::Allow
@@ -57,8 +82,33 @@ pub fn explain(policy: &Policy, subject: &Subject, action: Action, topic: &str) 
         decision: decision.to_string(),
         rule: rule.map(|rule| rule.id),
         origin: rule.map(|rule| origin(rule, permissions.effective_filter(rule.id))),
+        parts,
         notes,
     }
+}
+
+/// The widest filters inside a refused one that would be allowed, each by one rule (P2).
+fn parts(permissions: &Permissions, filter: &str) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for (allowed, rule) in permissions.allows_within(filter) {
+        let Some(common) = intersection(allowed, filter) else {
+            continue;
+        };
+        let known = parts.iter().any(|part| covers(&part.filter, &common));
+        // A deny may cover all of it.
+        if known || parts.len() >= Part::MAX || !permissions.subscribe(&common).allowed {
+            continue;
+        }
+        parts.retain(|part| !covers(&common, &part.filter));
+        let denies = permissions.denies_within(&common);
+        parts.push(Part {
+            rule: rule.id,
+            origin: origin(rule, permissions.effective_filter(rule.id)),
+            withheld_by: denies.map(|rule| rule.id).collect(),
+            filter: common,
+        });
+    }
+    parts
 }
 
 fn origin(rule: &Rule, effective: Option<&str>) -> String {
@@ -137,10 +187,64 @@ mod tests {
         assert_eq!(answer.notes.len(), 2, "{:?}", answer.notes);
         assert!(answer.notes[0].contains("rule 2") && answer.notes[1].contains("rule 3"));
 
+        let answer = explain(&policy, &who, Action::Subscribe, "#");
+        assert!(!answer.allowed);
+        let part = Part {
+            filter: "home/ann/#".to_owned(),
+            rule: 1,
+            origin: "the user has the role family; its filter here is home/ann/#".to_owned(),
+            withheld_by: vec![2],
+        };
+        assert_eq!(answer.parts, [part]);
+
         let answer = explain(&policy, &who, Action::Publish, "home/ann/x");
         assert_eq!(
             (answer.allowed, answer.rule, answer.decision.as_str()),
             (false, None, "denied: no rule allows it")
+        );
+    }
+
+    #[test]
+    fn of_a_refused_filter_the_widest_allowed_parts_are_told_and_no_denied_one() {
+        let allow = |filter| (Effect::Allow, Action::Subscribe, filter, Who::Everyone);
+        let deny = |filter| (Effect::Deny, Action::Subscribe, filter, Who::Everyone);
+        let policy = policy(&[
+            allow("home/+/x"),
+            allow("home/kitchen/x"),
+            allow("garden/#"),
+            allow("home/bath/#"),
+            allow("$SYS/#"),
+            allow("cellar/+"),
+            deny("home/bath/#"),
+            deny("cellar/safe"),
+        ]);
+        let who = Subject {
+            realm: "local",
+            name: "ann",
+            client_id: "c",
+            device: None,
+            roles: &[],
+        };
+        for (asked, expected) in [
+            ("home/#", &["home/+/x"][..]),
+            ("#", &["home/+/x", "garden/#", "cellar/+"]),
+            ("$share/g/home/#", &["home/+/x"]),
+            (
+                "+/kitchen/#",
+                &["home/kitchen/x", "garden/kitchen/#", "cellar/kitchen"],
+            ),
+            ("cellar/safe", &[]),
+            ("attic/#", &[]),
+        ] {
+            let answer = explain(&policy, &who, Action::Subscribe, asked);
+            let parts: Vec<_> = answer.parts.iter().map(|part| &*part.filter).collect();
+            assert_eq!((answer.allowed, &*parts), (false, expected), "{asked}");
+        }
+        let answer = explain(&policy, &who, Action::Subscribe, "#");
+        assert_eq!(answer.parts[2].withheld_by, [8]);
+        assert_eq!(
+            explain(&policy, &who, Action::Subscribe, "garden/#").parts,
+            []
         );
     }
 }

@@ -6,13 +6,17 @@
 //! The semantics are those of rules P1 and P2: deny by default, a deny beats an allow whatever the order, one allow
 //! must cover a requested topic filter by itself, and clients never publish to `$` topics.
 
+mod decisions;
+mod dry_run;
 mod explain;
 mod permissions;
 mod policy;
 mod rule;
 mod template;
 
-pub use explain::{Explanation, explain};
+pub use decisions::{Asked, Decisions};
+pub use dry_run::{Difference, DryRun, NEW_RULE, Turn, dry_run};
+pub use explain::{Explanation, Part, explain};
 pub use permissions::{Decision, Permissions, Reason};
 pub use policy::{Policy, PolicyHandle, Subject};
 pub use rule::{Action, Effect, Rule, Who};

@@ -144,6 +144,36 @@ impl Permissions {
             .map(|entry| entry.rule.as_ref())
     }
 
+    /// The allowed filters that have something in common with `filter`, each with its rule.
+    pub(super) fn allows_within(&self, filter: &str) -> impl Iterator<Item = (&str, &Rule)> {
+        let allows = self.group(Group::SubscribeAllow).iter();
+        allows
+            .filter(move |entry| overlap(&entry.filter, filter))
+            .map(|entry| (entry.filter.as_ref(), entry.rule.as_ref()))
+    }
+
+    /// Whether something that `before` let the client receive may not be received any more. True also for some changes
+    /// that take nothing away, a rule replaced by a wider one for example.
+    pub fn takes_from(&self, before: &Permissions) -> bool {
+        before.has_more(self, Group::SubscribeAllow) || self.has_more(before, Group::SubscribeDeny)
+    }
+
+    /// Whether this group has a filter that the other's has not. Linear as long as most rules are the same.
+    fn has_more(&self, other: &Permissions, group: Group) -> bool {
+        let (mine, theirs) = (self.group(group), other.group(group));
+        let mut rest = theirs.iter().peekable();
+        mine.iter().any(|entry| {
+            // Both are sorted by rule id.
+            while rest
+                .next_if(|other| other.rule.id < entry.rule.id)
+                .is_some()
+            {}
+            let same =
+                |other: &&Entry| other.rule.id == entry.rule.id && other.filter == entry.filter;
+            rest.next_if(same).is_none() && !theirs.iter().any(|other| other.filter == entry.filter)
+        })
+    }
+
     /// The filter of a rule after its variables were replaced; `None` if the rule does not apply here.
     pub(super) fn effective_filter(&self, id: i64) -> Option<&str> {
         self.entries
@@ -187,6 +217,33 @@ fn group_of(rule: &Rule) -> Group {
         (Action::Subscribe, Effect::Deny) => Group::SubscribeDeny,
         (Action::Subscribe, Effect::Allow) => Group::SubscribeAllow,
     }
+}
+
+/// The filter that matches what both match, if there is anything.
+pub(super) fn intersection(one: &str, other: &str) -> Option<String> {
+    if !overlap(one, other) {
+        return None;
+    }
+    let mut common: Vec<&str> = Vec::new();
+    let (mut one, mut other) = (one.split('/'), other.split('/'));
+    loop {
+        match (one.next(), other.next()) {
+            // "#" also stands for no level at all.
+            (None, _) | (_, None) => break,
+            (Some("#"), Some(level)) => {
+                common.push(level);
+                common.extend(other);
+                break;
+            }
+            (Some(level), Some("#")) => {
+                common.push(level);
+                common.extend(one);
+                break;
+            }
+            (Some("+"), Some(level)) | (Some(level), Some(_)) => common.push(level),
+        }
+    }
+    Some(common.join("/"))
 }
 
 /// Whether some topic name matches both filters.

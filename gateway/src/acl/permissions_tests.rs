@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::overlap;
+use super::{intersection, overlap};
 use crate::acl::{Action, Effect, Policy, PolicyHandle, Reason, Rule, Subject, Who};
 use crate::mqtt::{covers, matches};
 
@@ -326,6 +326,16 @@ proptest! {
     }
 
     #[test]
+    fn the_intersection_of_two_filters_matches_what_both_match_and_nothing_else(
+        one in filter(), other in filter(), topic in topic(),
+    ) {
+        let both = matches(&one, &topic) && matches(&other, &topic);
+        let common = intersection(&one, &other);
+        prop_assert_eq!(common.as_deref().is_some_and(|common| matches(common, &topic)), both);
+        prop_assert_eq!(common.is_some(), overlap(&one, &other));
+    }
+
+    #[test]
     fn two_filters_that_match_one_topic_overlap(one in filter(), other in filter(), topic in topic()) {
         if matches(&one, &topic) && matches(&other, &topic) {
             prop_assert!(overlap(&one, &other) && overlap(&other, &one));
@@ -347,5 +357,31 @@ fn filters_without_a_common_topic_do_not_overlap() {
             !overlap(one, other) && !overlap(other, one),
             "{one} {other}"
         );
+    }
+}
+
+#[test]
+fn permissions_take_something_when_an_allow_is_gone_or_a_deny_is_new() {
+    let allow = |id, filter| rule(id, Allow, Subscribe, filter, Who::Everyone);
+    let deny = |id, filter| rule(id, Deny, Subscribe, filter, Who::Everyone);
+    let permissions = |rules: &[Rule]| Policy::new(rules.to_vec()).permissions(&alice(&[]));
+    let before = permissions(&[allow(1, "a/%u"), deny(2, "a/b")]);
+    for (after, takes) in [
+        (&[allow(1, "a/%u"), deny(2, "a/b")][..], false),
+        (&[allow(7, "a/alice"), deny(2, "a/b")], false),
+        (&[allow(1, "a/%u"), allow(3, "#")], false),
+        (&[deny(2, "a/b")], true),
+        (&[allow(1, "a/%u"), deny(2, "a/b"), deny(3, "x")], true),
+        (&[allow(1, "a/%u"), deny(2, "a/c")], true),
+        (
+            &[
+                allow(1, "a/%u"),
+                deny(2, "a/b"),
+                rule(3, Deny, Publish, "#", Who::Everyone),
+            ],
+            false,
+        ),
+    ] {
+        assert_eq!(permissions(after).takes_from(&before), takes, "{after:?}");
     }
 }

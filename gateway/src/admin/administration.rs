@@ -1,9 +1,15 @@
 //! Executes commands: checks them, stores the change, puts it into force, and tells the live sessions.
 
+mod audit;
 mod ca;
 mod devices;
+mod dry_run;
+mod explain;
 
+pub use audit::{AuditLine, AuditQuery};
 pub use devices::DeviceDesk;
+pub use dry_run::PolicyChange;
+pub use explain::Question;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -19,12 +25,14 @@ use super::{
     AdminError, Answer, Backup, CertificateDesk, Command, LiveSessions, NewPassword, RuleLine,
     Secret, UserLine, bans,
 };
-use crate::acl::{Policy, PolicyHandle, Rule, Subject, Who, explain};
+use crate::acl::{Decisions, Policy, PolicyHandle, Rule, Who};
+use crate::audit::{self as audit_log, AuditLog};
 use crate::auth::{
     Authenticator, LOCAL_REALM, SecretKey, Settings, Users, check_role, check_user_name,
     generate_secret, is_imported,
 };
 use crate::listen::Door;
+use crate::metrics::Metrics;
 use crate::store::{Accounts, Credential, NewRule, Snapshot, StoreError, StoredRule};
 use crate::tls::acme::{Renewals, Request};
 
@@ -36,6 +44,8 @@ pub struct Administration {
     policy: Arc<PolicyHandle>,
     authenticator: Arc<Authenticator>,
     in_force: Mutex<InForce>,
+    audit: Arc<AuditLog>,
+    decisions: Arc<Decisions>,
     live: OnceLock<Arc<dyn LiveSessions>>,
     certificates: OnceLock<Arc<CertificateDesk>>,
     door: OnceLock<Arc<Door>>,
@@ -68,7 +78,19 @@ impl Administration {
         directory: &Path,
         settings: Settings,
     ) -> Result<Arc<Administration>, AdminError> {
+        let audit = audit_log::Settings::default();
+        Self::open_with(directory, settings, audit, Arc::default()).await
+    }
+
+    /// [`Self::open`] with other settings of the audit log.
+    pub async fn open_with(
+        directory: &Path,
+        settings: Settings,
+        audit: audit_log::Settings,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Administration>, AdminError> {
         Backup::clear(directory)?;
+        let audit = AuditLog::open(directory, audit, metrics.clone()).await?;
         let accounts = Accounts::open(directory).await?;
         let check = accounts.key_check().await?;
         let key = SecretKey::open(directory, check.as_deref())?;
@@ -91,6 +113,8 @@ impl Administration {
             policy,
             authenticator,
             in_force,
+            audit,
+            decisions: Arc::new(Decisions::new(0, metrics)),
             live: OnceLock::new(),
             certificates: OnceLock::new(),
             door: OnceLock::new(),
@@ -115,6 +139,16 @@ impl Administration {
         &self.users
     }
 
+    /// Where everything is noted that is refused or changed.
+    pub fn audit(&self) -> &Arc<AuditLog> {
+        &self.audit
+    }
+
+    /// Where decisions are remembered, if any are.
+    pub fn decisions(&self) -> &Arc<Decisions> {
+        &self.decisions
+    }
+
     /// Says who is to be told of changes. The first one stays.
     pub fn attach(&self, live: Arc<dyn LiveSessions>) {
         let _ = self.live.set(live);
@@ -135,8 +169,9 @@ impl Administration {
         let _ = self.devices.set(desk);
     }
 
-    /// Closes the database after what is under way.
+    /// Closes the databases after what is under way.
     pub async fn close(&self) {
+        self.audit.close().await;
         self.accounts.close().await;
     }
 
@@ -159,6 +194,7 @@ impl Administration {
             let audit = command.audit();
             let result = this.run(command).await;
             if let Some(what) = audit {
+                this.note_change(&actor, &what, result.as_ref().err()).await;
                 match &result {
                     Ok(_) => tracing::info!(target: "postern::audit", actor, "{what}: done"),
                     Err(error) => {
@@ -250,29 +286,11 @@ impl Administration {
             Command::ListBans => bans::list(self.door()?),
             Command::AddBan { network, seconds } => bans::add(self.door()?, &network, seconds),
             Command::LiftBans { network } => bans::lift(self.door()?, &network),
-            Command::Explain {
-                user,
-                action,
-                topic,
-                client_id,
-            } => {
-                let client_id = client_id.unwrap_or_default();
-                let found = self.users.find(&user).ok_or(StoreError::NoSuchUser(user))?;
-                let subject = Subject {
-                    realm: LOCAL_REALM,
-                    name: &found.name,
-                    client_id: &client_id,
-                    device: found.device_id().map(|id| &**id),
-                    roles: &found.roles,
-                };
-                let mut explanation = explain(&self.policy.load(), &subject, action, &topic);
-                if found.disabled {
-                    explanation
-                        .notes
-                        .push("the account is disabled: it cannot connect at all".to_owned());
-                }
-                Ok(Answer::Explanation(explanation))
-            }
+            Command::Explain(question) => Ok(Answer::Explanation(self.explain(question)?)),
+            Command::DryRun { change } => Ok(Answer::DryRun(self.dry_run(change).await?)),
+            Command::Audit(query) => Ok(Answer::Audit {
+                entries: self.audit_page(query).await?,
+            }),
         }
     }
 

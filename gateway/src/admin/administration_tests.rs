@@ -6,7 +6,8 @@ use tempfile::TempDir;
 
 use crate::acl::{Action, Effect};
 use crate::admin::{
-    AdminError, Administration, Answer, Command, FirstAccount, LiveSessions, NewPassword, Secret,
+    AdminError, Administration, Answer, Command, FirstAccount, LiveSessions, NewPassword, Question,
+    Secret,
 };
 use crate::auth::{AuthError, Credentials, Refusal, Settings};
 use crate::store::{Accounts, NewRule, StoreError};
@@ -314,12 +315,7 @@ async fn what_cannot_be_done_says_why_and_changes_nothing() {
             "as rule 1",
         ),
         (
-            Command::Explain {
-                user: "bob".into(),
-                action: Action::Publish,
-                topic: "a".into(),
-                client_id: None,
-            },
+            Command::Explain(Question::new("bob", Action::Publish, "a")),
             "no user",
         ),
     ];
@@ -412,12 +408,7 @@ async fn explain_tells_the_rule_and_that_the_account_is_disabled() {
     world
         .done(Command::DisableUser { name: "ann".into() })
         .await;
-    let command = Command::Explain {
-        user: "ann".into(),
-        action: Action::Subscribe,
-        topic: "$SYS/#".into(),
-        client_id: None,
-    };
+    let command = Command::Explain(Question::new("ann", Action::Subscribe, "$SYS/#"));
     let Answer::Explanation(answer) = world.run(command).await.unwrap() else {
         panic!()
     };
@@ -454,12 +445,7 @@ async fn the_first_account_is_made_once_and_its_password_is_kept_until_it_was_sh
         (Action::Subscribe, "$SYS/#", true),
         (Action::Publish, "$SYS/x", false),
     ] {
-        let command = Command::Explain {
-            user: "admin".into(),
-            action,
-            topic: topic.into(),
-            client_id: None,
-        };
+        let command = Command::Explain(Question::new("admin", action, topic));
         let Answer::Explanation(answer) = world.run(command).await.unwrap() else {
             panic!()
         };

@@ -5,9 +5,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CertificateDetails, CertificateLine, DeviceCommand, DeviceGiven, DeviceLine, PartLine,
+    AuditLine, AuditQuery, CertificateDetails, CertificateLine, DeviceCommand, DeviceGiven,
+    DeviceLine, PartLine, PolicyChange, Question,
 };
-use crate::acl::{Action, Effect, Explanation};
+use crate::acl::{Action, DryRun, Effect, Explanation};
 use crate::tls::acme::Finding;
 
 /// What the operator asks for. One JSON object on the control socket.
@@ -61,12 +62,13 @@ pub enum Command {
         after: Option<i64>,
     },
     /// May this user do this, and by which rule?
-    Explain {
-        user: String,
-        action: Action,
-        topic: String,
-        client_id: Option<String>,
+    Explain(Question),
+    /// What would this change have decided differently? Nothing is changed.
+    DryRun {
+        change: PolicyChange,
     },
+    /// One page of the audit log.
+    Audit(AuditQuery),
     /// The bans in force.
     ListBans,
     /// Bans an address or a network; without a time, as long as the gateway runs.
@@ -249,6 +251,11 @@ pub enum Answer {
         more: bool,
     },
     Explanation(Explanation),
+    DryRun(DryRun),
+    /// The newest first.
+    Audit {
+        entries: Vec<AuditLine>,
+    },
     Bans {
         bans: Vec<BanLine>,
         more: bool,
@@ -441,7 +448,9 @@ impl Command {
             | Command::ListIssued { .. }
             | Command::ShowCa
             | Command::RevocationList
-            | Command::Explain { .. }
+            | Command::Explain(_)
+            | Command::DryRun { .. }
+            | Command::Audit(_)
             | Command::Health => return None,
         })
     }

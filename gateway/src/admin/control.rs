@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::command::Transfer;
 use super::peer::Accepted;
 use super::{AdminError, Administration, Answer, Backup, Command, Import, Reply};
+use crate::audit::{Kind, Note};
 
 /// Longest command, in bytes, its newline included.
 pub(super) const LINE_MAX: usize = 64 * 1024;
@@ -135,6 +136,7 @@ async fn serve(
     let (reader, mut writer) = stream.into_split();
     if !accepted.accepts(peer.uid(), peer.gid()) {
         tracing::warn!(target: "postern::audit", uid = peer.uid(), "refused on the control socket");
+        refused(administration, peer.uid(), "any command");
         let text =
             "only root, the gateway's own user and members of the group postern may give commands";
         return send(&mut writer, &Reply::Error(text.to_owned())).await;
@@ -148,6 +150,7 @@ async fn serve(
                     && !accepted.is_trusted_with_keys(peer.uid()) =>
             {
                 tracing::warn!(target: "postern::audit", actor, "a server certificate: refused");
+                refused(administration, peer.uid(), "issue a server certificate");
                 let text = "who has a server certificate of the private CA can pass for the gateway: only root and the gateway's own user may issue one";
                 Reply::Error(text.to_owned())
             }
@@ -167,6 +170,7 @@ async fn serve(
                 // Members of the group may change every account, but who has the key of the CA is the gateway for ever.
                 if !accepted.is_trusted_with_keys(peer.uid()) {
                     tracing::warn!(target: "postern::audit", actor, "backup: refused");
+                    refused(administration, peer.uid(), "make a backup");
                     let text = "a backup holds private keys: only root and the gateway's own user may make one";
                     send(&mut writer, &Reply::Error(text.to_owned())).await?;
                     continue;
@@ -227,9 +231,16 @@ async fn transfer(
         Ok(backup) => backup,
         Err(error) => {
             tracing::warn!(target: "postern::audit", actor, "backup: {error}");
+            administration
+                .note_change(actor, "make a backup", Some(&error))
+                .await;
             return send(writer, &Reply::Error(error.to_string())).await;
         }
     };
+    // Before it is sent: whoever has the beginning of it has keys.
+    administration
+        .note_change(actor, "make a backup", None)
+        .await;
     let sent = send_parts(writer, &backup).await;
     match &sent {
         Ok(()) => tracing::info!(target: "postern::audit", actor, "backup: done"),
@@ -238,6 +249,17 @@ async fn transfer(
     // Removing large files takes a while.
     let _ = tokio::task::spawn_blocking(move || drop(backup)).await;
     sent
+}
+
+/// Notes that a peer may not do this.
+fn refused(administration: &Administration, uid: u32, what: &str) {
+    let note = Note {
+        principal: &format!("uid {uid}"),
+        subject: what,
+        reason: "refused on the control socket",
+        ..Note::default()
+    };
+    administration.audit().note(Kind::ChangeFailed, note);
 }
 
 async fn send_parts(writer: &mut (impl AsyncWriteExt + Unpin), backup: &Backup) -> io::Result<()> {

@@ -74,6 +74,7 @@ impl Administration {
                 import.rules.len()
             );
             let result = this.run_import(import).await;
+            this.note_change(&actor, &what, result.as_ref().err()).await;
             match &result {
                 Ok(_) => tracing::info!(target: "postern::audit", actor, "{what}: done"),
                 Err(error) => tracing::warn!(target: "postern::audit", actor, "{what}: {error}"),

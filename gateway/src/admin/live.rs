@@ -1,5 +1,7 @@
 //! What administration tells the sessions that are running.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 
 /// Whoever holds the live sessions. Each call comes after the new users and the new policy are in force, so that
@@ -27,4 +29,20 @@ pub trait LiveSessions: Send + Sync {
     }
     /// What does not work as it should, in words for the operator.
     fn problems(&self) -> Vec<String>;
+
+    /// The sessions that belong to this principal, connected or not.
+    fn sessions_of(&self, _realm: &str, _name: &str) -> Vec<SessionOf> {
+        Vec::new()
+    }
+}
+
+/// What is known of a principal from a session of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionOf {
+    pub client_id: String,
+    /// Those of its last login (P3).
+    pub roles: Arc<[Arc<str>]>,
+    pub device: Option<Arc<str>>,
+    /// Whether a client certificate said who it is.
+    pub by_certificate: bool,
 }

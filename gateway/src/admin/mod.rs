@@ -18,12 +18,16 @@ mod first_account;
 mod import;
 mod live;
 mod peer;
+#[cfg(test)]
+mod policy_tests;
 mod sessions;
 pub mod sightings;
 pub mod sys;
 mod upgrades;
 
-pub use administration::{Administration, DeviceDesk};
+pub use administration::{
+    Administration, AuditLine, AuditQuery, DeviceDesk, PolicyChange, Question,
+};
 pub use backup::{Backup, Part, PartKind, PartLine};
 pub use broker::Broker;
 pub use certificates::{
@@ -42,7 +46,7 @@ pub use device::{
 pub use device_settings::settings_line;
 pub use first_account::FirstAccount;
 pub use import::{Import, ImportedUser};
-pub use live::LiveSessions;
+pub use live::{LiveSessions, SessionOf};
 pub use sessions::{Sessions, end_certificates};
 
 use std::path::PathBuf;
@@ -138,6 +142,16 @@ pub enum AdminError {
     ListNotSigned(Box<AdminError>),
     #[error("no gateway runs here, and bans live in a running one: start it first")]
     NoGateway,
+    #[error(
+        "no gateway runs here, and a dry run is made on what a running one has decided: start it first"
+    )]
+    NoDecisions,
+    #[error(
+        "no decisions are remembered: set audit.decisions in the configuration to a number above 0"
+    )]
+    DecisionsOff,
+    #[error("no audit log is kept: audit.enabled is false in the configuration")]
+    AuditOff,
     #[error("{0:?} is neither an address nor a network; write 192.0.2.1, or 192.0.2.0/24")]
     NotANetwork(String),
     #[error(

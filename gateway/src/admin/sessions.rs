@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use futures_util::future::BoxFuture;
 use rustls_pki_types::UnixTime;
 
-use super::LiveSessions;
+use super::{LiveSessions, SessionOf};
 use crate::{
+    audit::{Kind, Note},
     auth::{Certificate, Users},
     session::registry::Registry,
     store::writer::Failure,
@@ -48,6 +49,12 @@ pub async fn end_certificates(registry: &Arc<Registry>, trusts: &ClientTrusts) {
     if ended > 0 {
         let metrics = registry.metrics();
         metrics.client_certificates_ended.add(ended as u64);
+        let note = Note {
+            reason: "their client certificates are not accepted any more",
+            ..Note::default()
+        };
+        let audit = &registry.witness().audit;
+        audit.note_many(Kind::Withdrawn, note, ended as u64);
         tracing::warn!(target: "postern::audit", connections = ended, "ended: their client certificates are not accepted any more");
     }
 }
@@ -101,6 +108,17 @@ impl LiveSessions for Sessions {
     ) -> BoxFuture<'static, Vec<Option<Box<[u8]>>>> {
         let registry = self.registry.clone();
         Box::pin(async move { registry.retained_on(topics, longest).await })
+    }
+
+    fn sessions_of(&self, realm: &str, name: &str) -> Vec<SessionOf> {
+        let sessions = self.registry.principals(realm, name).into_iter();
+        let sessions = sessions.map(|(client_id, principal)| SessionOf {
+            client_id: client_id.to_string(),
+            roles: principal.roles.clone(),
+            device: principal.device.clone(),
+            by_certificate: principal.certificate.is_some(),
+        });
+        sessions.collect()
     }
 
     fn problems(&self) -> Vec<String> {

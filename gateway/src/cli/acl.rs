@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{CliError, Reach, output};
+use super::{CliError, Reach, dry_run, output};
 use crate::acl::{Action, Effect, Who};
-use crate::admin::{Answer, Command};
+use crate::admin::{Answer, Command, PolicyChange, Question};
 use crate::auth::LOCAL_REALM;
 use crate::data_dir::DataDir;
 
@@ -27,14 +27,19 @@ enum Verb {
     /// Deny it; a deny beats every allow
     Deny(RuleArgs),
     /// Remove a rule by its number
-    Remove { id: i64 },
+    Remove {
+        id: i64,
+        /// Change nothing: tell which decisions of late would have been other ones
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// List the rules
     List {
         /// One JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// Tell whether a user may publish to a topic or subscribe to a filter, and by which rule (exit code 3: denied)
+    /// Tell whether somebody may publish to a topic or subscribe to a filter, and by which rule (exit code 3: denied)
     Explain {
         user: String,
         /// publish or subscribe
@@ -43,6 +48,15 @@ enum Verb {
         /// The client identifier it would connect with, for rules with %c
         #[arg(long, value_name = "ID")]
         client_id: Option<String>,
+        /// The device id, for rules with %d, if no session of it says so
+        #[arg(long, value_name = "ID")]
+        device: Option<String>,
+        /// A role, instead of those of the account or of the last login; may be repeated
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+        /// The realm: that of an issuer or a foreign CA for who has no account here
+        #[arg(long, default_value = LOCAL_REALM)]
+        realm: String,
     },
 }
 
@@ -57,6 +71,9 @@ struct RuleArgs {
     /// The realm of --user
     #[arg(long, conflicts_with_all = ["role", "everyone"], default_value = LOCAL_REALM)]
     realm: String,
+    /// Change nothing: tell which decisions of late would have been other ones
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -76,15 +93,12 @@ struct WhoArgs {
 impl Args {
     pub async fn run(self, dir: &DataDir, out: &mut impl Write) -> Result<ExitCode, CliError> {
         match self.verb {
-            Verb::Allow(rule) => output::done(
-                Reach::once(dir, true, rule.command(Effect::Allow)).await?,
-                out,
-            ),
-            Verb::Deny(rule) => output::done(
-                Reach::once(dir, true, rule.command(Effect::Deny)).await?,
-                out,
-            ),
-            Verb::Remove { id } => output::done(
+            Verb::Allow(rule) => rule.run(Effect::Allow, dir, out).await,
+            Verb::Deny(rule) => rule.run(Effect::Deny, dir, out).await,
+            Verb::Remove { id, dry_run: true } => {
+                dry_run::run(dir, PolicyChange::RemoveRule { id }, out).await
+            }
+            Verb::Remove { id, .. } => output::done(
                 Reach::once(dir, false, Command::RemoveRule { id }).await?,
                 out,
             ),
@@ -94,13 +108,20 @@ impl Args {
                 action,
                 topic,
                 client_id,
+                device,
+                roles,
+                realm,
             } => {
-                let command = Command::Explain {
+                let question = Question {
                     user,
                     action,
                     topic,
                     client_id,
+                    device,
+                    realm: Some(realm),
+                    roles: (!roles.is_empty()).then_some(roles),
                 };
+                let command = Command::Explain(question);
                 explain(Reach::once(dir, false, command).await?, out)
             }
         }
@@ -108,6 +129,32 @@ impl Args {
 }
 
 impl RuleArgs {
+    async fn run(
+        self,
+        effect: Effect,
+        dir: &DataDir,
+        out: &mut impl Write,
+    ) -> Result<ExitCode, CliError> {
+        let is_dry = self.dry_run;
+        match self.command(effect) {
+            Command::AddRule {
+                effect,
+                action,
+                filter,
+                who,
+            } if is_dry => {
+                let change = PolicyChange::AddRule {
+                    effect,
+                    action,
+                    filter,
+                    who,
+                };
+                dry_run::run(dir, change, out).await
+            }
+            command => output::done(Reach::once(dir, true, command).await?, out),
+        }
+    }
+
     fn command(self, effect: Effect) -> Command {
         let who = match (self.who.user, self.who.role) {
             (Some(name), _) => Who::User {
@@ -164,6 +211,21 @@ fn explain(answer: Answer, out: &mut impl Write) -> Result<ExitCode, CliError> {
     writeln!(out, "{}", explanation.decision)?;
     if let Some(origin) = &explanation.origin {
         writeln!(out, "  the rule applies because {origin}")?;
+    }
+    for part in &explanation.parts {
+        let but = match &part.withheld_by[..] {
+            [] => String::new(),
+            [rule] => format!(", less what rule {rule} withholds"),
+            rules => {
+                let rules: Vec<_> = rules.iter().map(i64::to_string).collect();
+                format!(", less what rules {} withhold", rules.join(", "))
+            }
+        };
+        writeln!(
+            out,
+            "  inside it {} is allowed by rule {}, because {}{but}",
+            part.filter, part.rule, part.origin
+        )?;
     }
     for note in &explanation.notes {
         writeln!(out, "  note: {note}")?;

@@ -32,7 +32,12 @@ impl Args {
                 write(target, parts, Source::Running(client)).await
             }
             Reach::Direct { administration, .. } => {
-                let backup = administration.backup().await?;
+                let made = administration.backup().await;
+                let failure = made.as_ref().err();
+                administration
+                    .note_change("command line", "make a backup", failure)
+                    .await;
+                let backup = made?;
                 let parts = backup.parts().to_vec();
                 write(target, parts, Source::Direct(&backup, None)).await
             }

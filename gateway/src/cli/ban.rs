@@ -91,7 +91,8 @@ fn show(seconds: u64) -> String {
     }
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
+/// Seconds of a time as it is written.
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || "write it like 90s, 15m, 2h or 7d".to_owned();
     let unit = text.chars().last().ok_or_else(wrong)?;
     let each = match unit {

@@ -2,6 +2,7 @@
 
 mod acl;
 mod archive;
+mod audit;
 mod backup;
 mod ban;
 mod ca;
@@ -11,6 +12,7 @@ mod check;
 mod config;
 mod device;
 mod device_report;
+mod dry_run;
 mod health;
 mod import;
 mod import_report;
@@ -64,6 +66,8 @@ enum Verb {
     Cert(cert::Args),
     /// The private CA: certificates for devices and servers, and their revocation
     Ca(ca::Args),
+    /// Show what was refused, who came in, and what was changed
+    Audit(audit::Args),
     /// List, make and lift the bans of the running gateway
     Ban(ban::Args),
     /// Take users, rules and settings over from another broker
@@ -141,6 +145,8 @@ enum CliError {
         "cannot make the PKCS #12 file: {0}; the certificate is issued all the same: its files are there"
     )]
     Pkcs12(String),
+    #[error("no gateway runs here, so there is nothing to follow; leave out --follow")]
+    NothingToFollow,
     #[error("{0}")]
     Password(&'static str),
     #[error("cannot read the password: {0}")]
@@ -205,6 +211,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Cert(args)) => return args.run(settings, &mut out).await,
         Some(Verb::Ca(args)) => return args.run(&settings.locate()?, &mut out).await,
+        Some(Verb::Audit(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Ban(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Import(args)) => return args.run(settings, &mut out).await,
         Some(Verb::Health) => return health::run(&settings.locate()?, &mut out).await,

@@ -23,6 +23,8 @@ pub(super) fn done(answer: Answer, out: &mut impl Write) -> Result<ExitCode, Cli
         | Answer::Devices { .. }
         | Answer::Rules { .. }
         | Answer::Explanation(_)
+        | Answer::DryRun(_)
+        | Answer::Audit { .. }
         | Answer::Bans { .. }
         | Answer::Health { .. }
         | Answer::Certificates { .. }
@@ -58,6 +60,35 @@ pub(super) fn json_lines(
         writeln!(out)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `2027-01-31 12:00:00Z`, of seconds since 1970.
+pub(super) fn time(seconds: i64) -> String {
+    let parsed = x509_parser::time::ASN1Time::from_timestamp(seconds);
+    let Ok(time) = parsed.map(|time| time.to_datetime()) else {
+        return format!("{seconds} s since 1970");
+    };
+    format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}Z",
+        time.year(),
+        u8::from(time.month()),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
+}
+
+/// Text that strangers chose, without anything that a terminal would take for a command.
+pub(super) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => plain.extend(character.escape_default()),
+            false => plain.push(character),
+        }
+    }
+    plain
 }
 
 /// Columns as wide as their widest cell; no space at the end of a line.

@@ -8,11 +8,13 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::CliError;
 use super::archive::{self, Manifest};
 use crate::admin::{AdminError, Part, PartKind};
+use crate::audit::{self, AuditLog, Kind, Note};
 use crate::auth::SecretKey;
 use crate::data_dir::DataDir;
 use crate::store::{Accounts, messages::Messages};
@@ -55,6 +57,7 @@ impl Args {
 
         let aside = exchange(dir, &unpacked.folder, &manifest, &present)?;
         drop(unpacked);
+        note(dir, &self.file).await;
         dir.give_to_owner()?;
         drop(lock);
         writeln!(
@@ -69,6 +72,24 @@ impl Args {
             writeln!(out, "what was there before is in {}", aside.display())?;
         }
         Ok(())
+    }
+}
+
+/// Notes the restore in the audit log, which no backup holds: it stays with the machine.
+async fn note(dir: &DataDir, file: &Path) {
+    let settings = audit::Settings::default();
+    match AuditLog::open(dir.path(), settings, Arc::default()).await {
+        Ok(log) => {
+            let note = Note {
+                principal: "command line",
+                subject: &format!("restore {}", file.display()),
+                reason: "done",
+                ..Note::default()
+            };
+            log.note(Kind::Change, note);
+            log.close().await;
+        }
+        Err(error) => eprintln!("warning: the restore is not noted in the audit log: {error}"),
     }
 }
 

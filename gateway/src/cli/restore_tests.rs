@@ -49,7 +49,14 @@ async fn a_backup_restores_into_an_empty_directory() {
     let empty = tempfile::tempdir().unwrap();
     let into = empty.path().join("new/data");
     restore(&into, &file, &[]).await.unwrap();
-    let restored = ["accounts.db", "certificates", "lock", "secret.key", "tls"];
+    let restored = [
+        "accounts.db",
+        "audit.db",
+        "certificates",
+        "lock",
+        "secret.key",
+        "tls",
+    ];
     assert_eq!(names(&into), restored);
     let ca = fs::read_to_string(into.join("tls/ca.key")).unwrap();
     assert_eq!(ca, "tls/ca.key of ann");

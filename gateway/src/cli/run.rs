@@ -75,10 +75,14 @@ fn reload(gateway: &Gateway, settings: &SettingsArgs) {
             tracing::error!(
                 "the configuration was not reloaded, the old one stays in force: {error}"
             );
+            gateway.note_reload(Err(&error.to_string()));
             return;
         }
     };
-    match gateway.reload(config) {
+    let reloaded = gateway.reload(config);
+    let failure = reloaded.as_ref().err().map(ToString::to_string);
+    gateway.note_reload(failure.as_deref().map_or(Ok(()), Err));
+    match reloaded {
         Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration was reloaded"),
         Ok(waiting) => {
             let waiting = waiting.join(", ");

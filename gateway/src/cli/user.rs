@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{CliError, Reach, output, prompt};
-use crate::admin::{Answer, Command, NewPassword};
+use super::{CliError, Reach, dry_run, output, prompt};
+use crate::admin::{Answer, Command, NewPassword, PolicyChange};
 use crate::data_dir::DataDir;
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,13 @@ enum Verb {
         generate: bool,
     },
     /// Give a user exactly these roles (none: take them all away)
-    Roles { name: String, roles: Vec<String> },
+    Roles {
+        name: String,
+        roles: Vec<String>,
+        /// Change nothing: tell which decisions of late would have been other ones
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Keep a user out and close its sessions
     Disable { name: String },
     /// Let a disabled user in again
@@ -68,7 +74,12 @@ impl Args {
                 name,
                 password: new_password(generate).await?,
             },
-            Verb::Roles { name, roles } => Command::SetRoles { name, roles },
+            Verb::Roles {
+                name,
+                roles,
+                dry_run: true,
+            } => return dry_run::run(dir, PolicyChange::SetRoles { name, roles }, out).await,
+            Verb::Roles { name, roles, .. } => Command::SetRoles { name, roles },
             Verb::Disable { name } => Command::DisableUser { name },
             Verb::Enable { name } => Command::EnableUser { name },
             Verb::Remove { name } => Command::RemoveUser { name },

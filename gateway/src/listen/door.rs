@@ -20,7 +20,10 @@ use super::{
     prefix::Prefix,
     recent::Recent,
 };
-use crate::metrics::Metrics;
+use crate::{
+    audit::{AuditLog, Kind, Note},
+    metrics::Metrics,
+};
 
 /// The door of a gateway: everything that is decided by address.
 pub struct Door {
@@ -30,6 +33,7 @@ pub struct Door {
     arrivals: Mutex<Buckets<Prefix>>,
     complaints: Mutex<Complaints>,
     verdict: watch::Receiver<Verdict>,
+    audit: Arc<AuditLog>,
 }
 
 /// Why an address does not get in.
@@ -81,7 +85,13 @@ impl Door {
             arrivals: Mutex::default(),
             complaints: Mutex::default(),
             verdict,
+            audit: AuditLog::none(),
         }
+    }
+
+    /// The same door, and where it notes what follows from failures.
+    pub fn with_audit(self, audit: Arc<AuditLog>) -> Door {
+        Door { audit, ..self }
     }
 
     /// Whether the gateway can take new connections at all; for whoever accepts them.
@@ -237,6 +247,7 @@ impl Door {
         if let Consequence::Banned(_) = consequence {
             self.metrics.bans_made.add(1);
         }
+        self.note(address, name, consequence);
         let has_line = self
             .complaints
             .lock()
@@ -258,6 +269,27 @@ impl Door {
                 tracing::warn!(target: "postern::audit", %address, "throttled: too many failures, beside logins that succeeded");
             }
         }
+    }
+
+    fn note(&self, address: IpAddr, name: Option<&str>, consequence: Consequence) {
+        let (principal, reason) = match consequence {
+            Consequence::Banned(time) => {
+                let reason = format!("too many failures: the address is banned for {time:?}");
+                ("", reason)
+            }
+            Consequence::Refused(time) => {
+                let reason = format!("too many failed logins: the name is refused for {time:?}");
+                (name.unwrap_or_default(), reason)
+            }
+            Consequence::Throttled => ("", "too many failures: the address is throttled".into()),
+        };
+        let note = Note {
+            principal,
+            address: Some(Prefix::from(address).address()),
+            reason: &reason,
+            ..Note::default()
+        };
+        self.audit.note(Kind::Ban, note);
     }
 
     /// The lines left out before this one; `None` if this one is left out too.

@@ -7,8 +7,8 @@ use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
-    Context, bans::Login, certificate::Presented, opening::Opening, prefix::Prefix, reserved,
-    sightings,
+    Context, bans::Login, certificate::Presented, noted, opening::Opening, prefix::Prefix,
+    reserved, sightings,
 };
 use crate::{
     auth::{Credentials, Principal, Refusal, Wrong},
@@ -93,8 +93,21 @@ where
     let principal = authenticate(&connect, context, certificate, address);
     let principal = while_present(stream, &mut rest, principal);
     let admitted = match principal.await? {
-        Ok(principal) => admit(&mut connect, principal, context, &settings, certificate).await,
-        Err(refused) => Err(refused),
+        Ok(principal) => {
+            let who = principal.clone();
+            let mut admitted =
+                admit(&mut connect, principal, context, &settings, certificate).await;
+            noted::admission(context, &connect, &who, address, admitted.as_ref().err());
+            if let Ok(admitted) = &mut admitted {
+                admitted.connection.set_address(address);
+            }
+            admitted
+        }
+        Err(refused) => {
+            let name = claimed_name(&connect, certificate);
+            noted::kept_out(context, &connect, name, address, refused);
+            Err(refused)
+        }
     };
     match admitted {
         Ok(admitted) => {
@@ -242,6 +255,7 @@ const EARLY_MAX: usize = 4 * READ;
 /// A login under way. Once it is known to be wrong it counts, whether or not its client waits for the answer.
 struct Guess<'a> {
     context: &'a Context,
+    connect: &'a Connect,
     address: IpAddr,
     name: &'a str,
     wrong: Wrong,
@@ -260,9 +274,14 @@ impl Drop for Guess<'_> {
     fn drop(&mut self) {
         if self.wrong.is_known() && !self.is_counted {
             self.failed();
+            let refused = (ReasonCode::BadUserNameOrPassword, WRONG);
+            noted::kept_out(self.context, self.connect, self.name, self.address, refused);
         }
     }
 }
+
+/// What is answered to a wrong guess.
+const WRONG: &str = "wrong user name or password";
 
 /// What is answered while a name is refused from its address.
 const BARRED: (ReasonCode, &str) = (
@@ -285,8 +304,7 @@ async fn authenticate(
     let _waiting = context.metrics.logins_waiting.during();
     let (door, metrics) = (&context.door, &context.metrics);
     // The name that is claimed: failures of others at the same address are not this one's.
-    let named = client.and_then(|client| client.certificate.name.as_deref());
-    let name = connect.username.as_deref().or(named).unwrap_or_default();
+    let name = claimed_name(connect, client);
     match door.login(address, name) {
         Login::Now => {}
         Login::After(wait) => {
@@ -306,6 +324,7 @@ async fn authenticate(
     let origin = Prefix::from(address).address();
     let mut guess = Guess {
         context,
+        connect,
         address,
         name,
         wrong: Wrong::default(),
@@ -328,10 +347,7 @@ async fn authenticate(
         Err(_) => guess.failed(),
     }
     authenticated.map_err(|refusal| match refusal {
-        Refusal::BadCredentials => (
-            ReasonCode::BadUserNameOrPassword,
-            "wrong user name or password",
-        ),
+        Refusal::BadCredentials => (ReasonCode::BadUserNameOrPassword, WRONG),
         Refusal::OtherName => (
             ReasonCode::BadUserNameOrPassword,
             "the user name is not the one in the client certificate",
@@ -340,6 +356,12 @@ async fn authenticate(
         Refusal::Banned => (ReasonCode::Banned, "the account is disabled"),
         Refusal::Busy => (ReasonCode::ServerBusy, "too many logins at once, try again"),
     })
+}
+
+/// The name that a client claims, or that its certificate has.
+fn claimed_name<'a>(connect: &'a Connect, client: Option<&'a Presented>) -> &'a str {
+    let named = client.and_then(|client| client.certificate.name.as_deref());
+    connect.username.as_deref().or(named).unwrap_or_default()
 }
 
 /// The will is checked here, and again when it is sent (S1).

@@ -16,6 +16,7 @@ mod holder;
 pub mod http01;
 pub mod lag;
 pub mod listener;
+mod noted;
 mod opening;
 mod prefix;
 mod proxy;

@@ -3,7 +3,7 @@
 //! A synchronous state machine: packets and messages in, bytes and an envelope out. Sockets, time-outs and waiting
 //! are the listener's; `publish`, `subscribe` and `deliver` beside this file hold its larger parts.
 
-use std::{borrow::Cow, collections::VecDeque, sync::Arc, task::Waker, time::Instant};
+use std::{borrow::Cow, collections::VecDeque, net::IpAddr, sync::Arc, task::Waker, time::Instant};
 
 use bytes::BytesMut;
 use bytestring::ByteString;
@@ -16,6 +16,7 @@ use super::{
     session::{Carry, Session, Wanted},
     settings::Settings,
     will::Will,
+    witness::{Denials, Topics},
 };
 use crate::{
     metrics::Metrics,
@@ -53,6 +54,10 @@ pub struct Connection {
     pub(super) dropped: bool,
     /// A denied PUBLISH was audited: once for each connection.
     pub(super) denied: bool,
+    /// Where its client is, if that is known.
+    pub(super) address: Option<IpAddr>,
+    pub(super) topics: Topics,
+    pub(super) denials: Denials,
     will: Option<Will>,
     /// Session expiry interval in seconds, as granted; DISCONNECT may change it.
     expiry: u32,
@@ -188,6 +193,9 @@ impl Connection {
             asked: 0,
             dropped: false,
             denied: false,
+            address: None,
+            topics: Topics::default(),
+            denials: Denials::default(),
             will: connect.will.clone().map(Will::new),
             expiry: settings.session_expiry(connect.session_expiry),
             asked_to_last: connect.session_expiry > 0,
@@ -375,7 +383,8 @@ impl Connection {
     }
 
     /// The connection is over.
-    pub fn finish(self, ending: &Ending) -> Remains {
+    pub fn finish(mut self, ending: &Ending) -> Remains {
+        self.note_denials();
         let will = self.will.filter(|_| ending.keeps_will);
         let carry = Carry {
             window: self.window,

@@ -11,7 +11,11 @@ use hashbrown::HashSet;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{disk::Urgency, registry::Registry, session::Session};
+use super::{
+    disk::{Unread, Urgency},
+    registry::Registry,
+    session::Session,
+};
 use crate::{
     mqtt::Qos,
     routing::{
@@ -35,7 +39,13 @@ struct State {
     ending: HashSet<SessionId>,
     /// Whose messages are on their way now.
     current: Option<SessionId>,
+    /// Those that are to end, and could not because the disk did not give what waits there for their shared groups.
+    unfinished: VecDeque<Arc<Session>>,
 }
+
+/// Pauses after the disk could not be read.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Which messages of shared groups are to leave.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,27 +69,65 @@ impl Departures {
 
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.waiting.is_empty() && state.current.is_none()
+        state.waiting.is_empty() && state.current.is_none() && state.unfinished.is_empty()
+    }
+
+    /// The session ends as soon as the disk can be read. It is attached, so that nobody has it until then.
+    pub(super) fn end_later(&self, session: &Arc<Session>) {
+        self.state.lock().unfinished.push_back(session.clone());
+        self.changed.notify_one();
+    }
+
+    /// Whether the session is to end as soon as the disk can be read.
+    pub(super) fn ends_later(&self, session: SessionId) -> bool {
+        let state = self.state.lock();
+        state.ending.contains(&session)
     }
 
     /// Sees messages off, until the process ends.
     pub async fn run(registry: Arc<Registry>) {
         let departures = &registry.departures;
+        let mut pause = FIRST_PAUSE;
         loop {
             let changed = departures.changed.notified();
-            let next = {
+            let (next, unfinished) = {
                 let mut state = departures.state.lock();
                 state.current = state.waiting.pop_front();
-                state.current
+                let unfinished = match state.current {
+                    Some(_) => None,
+                    None => state.unfinished.pop_front(),
+                };
+                (state.current, unfinished)
             };
-            match next {
-                None => changed.await,
-                Some(id) => {
-                    if let Some(session) = registry.by_id(id) {
-                        registry.see_off_strays(&session).await;
-                    }
+            let done = match (next, unfinished) {
+                (Some(id), _) => match registry.by_id(id) {
+                    Some(session) => registry.see_off_strays(&session).await.is_ok(),
+                    None => true,
+                },
+                (None, Some(session)) => registry.end(&session, None).await,
+                (None, None) => {
+                    changed.await;
+                    continue;
                 }
+            };
+            if done {
+                pause = FIRST_PAUSE;
+                continue;
             }
+            if let Some(id) = next {
+                departures.put_back(id);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// What is to leave a session could not be read: others first, then this one again.
+    fn put_back(&self, session: SessionId) {
+        let mut state = self.state.lock();
+        state.current = None;
+        if !state.ending.contains(&session) && !state.waiting.contains(&session) {
+            state.waiting.push_back(session);
         }
     }
 
@@ -103,38 +151,44 @@ impl Departures {
 
 impl Registry {
     /// The session ends: what waits on disk for its shared groups goes to other members.
-    pub(super) async fn see_off_all(&self, session: &Arc<Session>) {
+    pub(super) async fn see_off_all(&self, session: &Arc<Session>) -> Result<(), Unread> {
         // What is on its way must have arrived before the end, which takes everything from the disk.
         while self.departures.end(session.id()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let Some(range) = session.shared_on_disk() else {
-            return;
+            return Ok(());
         };
         session.retire();
-        self.see_off(session, range, Who::All).await;
+        self.see_off(session, range, Who::All).await
     }
 
-    async fn see_off_strays(&self, session: &Arc<Session>) {
+    async fn see_off_strays(&self, session: &Arc<Session>) -> Result<(), Unread> {
         if let Some(range) = session.backlog() {
-            self.see_off(session, range, Who::Strays).await;
+            self.see_off(session, range, Who::Strays).await?;
         }
         if !self.departures.is_waiting(session.id()) {
             session.saw_off();
         }
         // It may wait for a page that held them.
         session.wake();
+        Ok(())
     }
 
-    async fn see_off(&self, session: &Arc<Session>, (mut from, to): (u64, u64), who: Who) {
+    async fn see_off(
+        &self,
+        session: &Arc<Session>,
+        (mut from, to): (u64, u64),
+        who: Who,
+    ) -> Result<(), Unread> {
         loop {
-            let (leaving, next) = session.depart(from, to, who).await;
+            let (leaving, next) = session.depart(from, to, who).await?;
             if !leaving.is_empty() {
                 let mut envelope = Envelope::default();
                 envelope.control(Control::Redistribute(leaving));
                 self.send(session, envelope).await;
             }
-            let Some(next) = next else { return };
+            let Some(next) = next else { return Ok(()) };
             from = next;
             // B2: no more than the disk can follow.
             while self.store().is_full(None) {
@@ -180,7 +234,7 @@ impl Session {
     }
 
     /// The serials, first and last, of what waits on disk only.
-    fn backlog(&self) -> Option<(u64, u64)> {
+    pub(super) fn backlog(&self) -> Option<(u64, u64)> {
         let mailbox = self.open();
         let from = mailbox.queue.backlog_from()?;
         Some((from, mailbox.ledger.next() - 1))
@@ -206,11 +260,9 @@ impl Session {
         from: u64,
         to: u64,
         who: Who,
-    ) -> (Vec<Delivery>, Option<u64>) {
+    ) -> Result<(Vec<Delivery>, Option<u64>), Unread> {
         self.handed_over(to).await;
-        let Some((mut deliveries, next)) = self.read(from, to).await else {
-            return (Vec::new(), None);
-        };
+        let (mut deliveries, next) = self.read(from, to).await?;
         deliveries.retain(|delivery| match who {
             Who::All => delivery.share().is_some(),
             Who::Strays => self.is_stray(delivery),
@@ -229,6 +281,6 @@ impl Session {
         ledger.depart(&deliveries);
         let costs = deliveries.iter().map(|left| left.message.cost() as u64);
         mailbox.queue.swept(deliveries.len() as u64, costs.sum());
-        (deliveries, next)
+        Ok((deliveries, next))
     }
 }

@@ -3,12 +3,11 @@
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Waker,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytestring::ByteString;
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
 
 use super::{
     incoming::Received,
@@ -146,7 +145,7 @@ impl Session {
     }
 
     /// What its client had in flight when it left, from disk.
-    pub(super) async fn window(self: &Arc<Self>) -> Window {
+    pub(super) async fn window(self: &Arc<Self>) -> Result<Window, Unread> {
         let (range, released) = {
             let mailbox = self.open();
             let ledger = &mailbox.ledger;
@@ -160,7 +159,7 @@ impl Session {
         let mut deliveries = Vec::new();
         if let Some((from, to)) = range {
             self.handed_over(to).await;
-            deliveries = self.read_all(from, to).await;
+            deliveries = self.read_all(from, to).await?;
         }
         let mut mailbox = self.open();
         let Mailbox { queue, ledger, .. } = &mut *mailbox;
@@ -173,7 +172,7 @@ impl Session {
                 (delivery, id)
             })
             .collect();
-        Window::restore(with_ids, &released)
+        Ok(Window::restore(with_ids, &released))
     }
 
     /// Adds everything that memory knows of it to the transaction that begins now.
@@ -301,32 +300,39 @@ impl Session {
         }
     }
 
-    async fn read_all(self: &Arc<Self>, from: u64, to: u64) -> Vec<Delivery> {
+    async fn read_all(self: &Arc<Self>, from: u64, to: u64) -> Result<Vec<Delivery>, Unread> {
         let mut all = Vec::new();
         let mut at = Some(from);
         while let Some(from) = at {
-            let Some((deliveries, next)) = self.read(from, to).await else {
-                break;
-            };
+            let (deliveries, next) = self.read(from, to).await?;
             all.extend(deliveries);
             at = next;
         }
-        all
+        Ok(all)
     }
 
-    /// A page, and where the next one begins. `None`: the writer is gone, and so is the gateway.
+    /// A page, and where the next one begins.
     pub(super) async fn read(
         self: &Arc<Self>,
         from: u64,
         to: u64,
-    ) -> Option<(Vec<Delivery>, Option<u64>)> {
-        let (tell, told) = oneshot::channel();
-        self.store.page(self.id.0, (from, to), PAGE, move |page| {
-            drop(tell.send(page))
-        });
-        let page = told.await.ok()?;
-        let next = page.next;
-        Some((self.deliveries(page), next))
+    ) -> Result<(Vec<Delivery>, Option<u64>), Unread> {
+        let mut told = self.store.read(self.id.0, (from, to), PAGE);
+        let began = Instant::now();
+        loop {
+            match tokio::time::timeout(LOOK, &mut told).await {
+                Ok(Ok(page)) => {
+                    let next = page.next;
+                    return Ok((self.deliveries(page), next));
+                }
+                // The writer is gone, and so is the gateway.
+                Ok(Err(_)) => return Err(Unread),
+                Err(_) if self.store.is_failing() || began.elapsed() > PATIENCE => {
+                    return Err(Unread);
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     fn deliveries(&self, page: Page) -> Vec<Delivery> {
@@ -349,5 +355,13 @@ impl Session {
     }
 }
 
+/// The disk does not give what waits there, now. It may later: this says nothing about whether there is anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unread;
+
+/// How long a page is waited for; the disk may be slow and work.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is asked meanwhile whether the disk works at all.
+const LOOK: Duration = Duration::from_millis(100);
 /// Bytes of messages that are read from disk at once.
 const PAGE: usize = 32 * 1024;

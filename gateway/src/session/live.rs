@@ -5,6 +5,8 @@ use std::{
     time::SystemTime,
 };
 
+use bytestring::ByteString;
+
 use super::{
     mailbox::Notice,
     registry::Registry,
@@ -43,9 +45,13 @@ impl Registry {
 
     /// The principal may not connect any more: its connections end without their wills (P3), and its sessions too.
     pub async fn principal_disabled(self: &Arc<Self>, realm: &str, name: &str) {
-        for session in self.of(realm, name) {
+        let sessions = self.of(realm, name);
+        // All of them, before one has to wait for the disk.
+        for session in &sessions {
             session.revoke();
             session.notify(Notice::Disabled);
+        }
+        for session in sessions {
             let idle = {
                 let mut rest = session.rest();
                 rest.will = None;
@@ -124,6 +130,9 @@ impl Registry {
             subscriptions,
             shared,
         } = session.apply(&self.policy().load(), principal);
+        for lost in &subscriptions {
+            session.withdrawn(lost.filter.as_str());
+        }
         let first = subscriptions.first();
         let first = first.map(|lost| lost.filter.as_str().into());
         let mut envelope = Envelope::default();
@@ -145,6 +154,14 @@ impl Registry {
         let mut envelope = Envelope::default();
         envelope.control(Control::PolicyChanged);
         self.bus().publish_when_possible(0, envelope, None).await;
+    }
+
+    /// The sessions of a principal: client identifier and last login.
+    pub fn principals(&self, realm: &str, name: &str) -> Vec<(ByteString, Arc<Principal>)> {
+        let sessions = self.of(realm, name).into_iter();
+        sessions
+            .map(|session| (session.client_id().clone(), session.principal()))
+            .collect()
     }
 
     fn of(&self, realm: &str, name: &str) -> Vec<Arc<Session>> {

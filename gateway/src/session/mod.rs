@@ -20,6 +20,7 @@ pub mod mailbox;
 mod outgoing;
 mod publish;
 mod queue;
+mod rechecks;
 mod record;
 pub mod registry;
 mod restore;
@@ -32,6 +33,9 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod will;
+mod witness;
 
 pub use agenda::Agenda;
 pub use departures::Departures;
+pub use rechecks::Rechecks;
+pub use witness::Witness;

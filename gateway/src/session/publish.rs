@@ -140,6 +140,7 @@ impl Connection {
         if validate_topic_name(topic, self.settings.max_topic_levels).is_err() {
             return Ok(Some(ReasonCode::TopicNameInvalid));
         }
+        self.asks_to_publish(topic);
         if !self.session.may_publish(topic) {
             self.audit_denial(topic);
             if !self.version.is_v5() && self.settings.denied_publish == DeniedPublish::Disconnect {
@@ -185,6 +186,7 @@ impl Connection {
 
     /// One line for each connection; the metric counts them all.
     fn audit_denial(&mut self, topic: &str) {
+        self.publish_denied(topic);
         if !std::mem::replace(&mut self.denied, true) {
             let principal = self.session.principal();
             let client = self.session.client_id();

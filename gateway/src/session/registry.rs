@@ -17,10 +17,13 @@ use super::{
     agenda::{Agenda, Due},
     connection::{Connection, Ending, Remains},
     departures::Departures,
+    disk::Unread,
     mailbox::Notice,
+    rechecks::Rechecks,
     session::{Carry, House, Rest, Session},
     settings::Settings,
     will::Will,
+    witness::Witness,
 };
 use crate::{
     acl::{Permissions, PolicyHandle},
@@ -44,6 +47,8 @@ pub struct Registry {
     settings: ArcSwap<Settings>,
     pub(super) agenda: Agenda,
     pub(super) departures: Arc<Departures>,
+    pub(super) rechecks: Arc<Rechecks>,
+    witness: Witness,
     metrics: Arc<Metrics>,
     pub(super) next: AtomicU64,
     /// No session is given any more.
@@ -122,6 +127,7 @@ impl Registry {
         store: Arc<Store>,
         policy: Arc<PolicyHandle>,
         settings: Settings,
+        witness: Witness,
         metrics: Arc<Metrics>,
     ) -> Arc<Registry> {
         Arc::new(Registry {
@@ -132,6 +138,8 @@ impl Registry {
             settings: ArcSwap::from_pointee(settings),
             agenda: Agenda::default(),
             departures: Arc::default(),
+            rechecks: Arc::default(),
+            witness,
             metrics,
             next: AtomicU64::new(1),
             closing: AtomicBool::new(false),
@@ -192,21 +200,28 @@ impl Registry {
         self.sessions.lock().remove(session);
     }
 
-    /// Whether no message of a shared group is on its way from one session to another.
+    /// Whether no message of a shared group is on its way from one session to another, and none on disk is to be checked.
     pub fn is_settled(&self) -> bool {
-        self.departures.is_idle()
+        self.departures.is_idle() && self.rechecks.is_idle()
     }
 
     fn house(&self) -> House {
         House {
             store: self.store.clone(),
             departures: self.departures.clone(),
+            rechecks: self.rechecks.clone(),
+            witness: self.witness.clone(),
             metrics: self.metrics.clone(),
         }
     }
 
     pub fn bus(&self) -> &Arc<Bus> {
         &self.bus
+    }
+
+    /// Whom sessions tell what they decided.
+    pub fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     pub fn metrics(&self) -> &Arc<Metrics> {
@@ -249,8 +264,18 @@ impl Registry {
                 free
             };
             if !free {
+                let ends = || self.departures.ends_later(session.id());
+                if ends() && self.store.is_failing() {
+                    return Err(Refused::Store);
+                }
                 let left = tokio::time::timeout(TAKEOVER, session.take_over()).await;
-                left.map_err(|_| Refused::Busy)?;
+                left.map_err(|_| {
+                    if ends() {
+                        Refused::Store
+                    } else {
+                        Refused::Busy
+                    }
+                })?;
                 continue;
             }
             // What was to end with its connection, and is there for a will or because of a crash, is no session any more.
@@ -258,12 +283,15 @@ impl Registry {
                 self.agenda.forget(session.id());
                 let will = session.rest().interrupt();
                 // The session ends here, and with it the delay of its will (MQTT-3.1.2-8).
-                self.end(&session, will).await;
+                if !self.end(&session, will).await {
+                    return Err(Refused::Store);
+                }
                 // What a clean start discards does not come back with a crash.
                 session.is_forgotten().await;
                 continue;
             }
-            let Ok(window) = tokio::time::timeout(TAKEOVER, session.window()).await else {
+            let window = tokio::time::timeout(TAKEOVER, session.window()).await;
+            let Ok(Ok(window)) = window else {
                 // Nothing was taken from it.
                 self.put_to_rest(&session, |_| {}).await;
                 return Err(Refused::Store);
@@ -284,6 +312,7 @@ impl Registry {
             // P3: what it subscribed to is checked by what its login entitles it to now.
             self.recheck(&session, login).await;
             if other_roles {
+                session.is_to_be_rechecked();
                 self.forget_permissions().await;
             }
             if let Some(filter) = session.take_lost() {
@@ -330,6 +359,7 @@ impl Registry {
         };
         self.metrics.clients_connected.sub(1);
         let shared = session.disconnect(&mut carry, &finished, expiry > 0);
+        session.recheck_after_all();
         let mut envelope = Envelope::default();
         if !shared.is_empty() {
             envelope.control(Control::Redistribute(shared));
@@ -347,7 +377,8 @@ impl Registry {
             .min(Duration::from_secs(expiry.into()));
         if expiry == 0 {
             self.send(&session, envelope).await;
-            return self.end(&session, will).await;
+            self.end(&session, will).await;
+            return;
         }
         session.leave(will.clone(), delay, expiry);
         if let Some(will) = will.filter(|_| delay.is_zero()) {
@@ -476,13 +507,18 @@ impl Registry {
             .await;
     }
 
-    /// Ends a session that is attached by the caller: nobody else can claim it.
-    pub(super) async fn end(&self, session: &Arc<Session>, will: Option<Will>) {
+    /// Ends a session that is attached by the caller: nobody else can claim it. False if what waits on disk for its shared
+    /// groups cannot be read now: it ends when it can, and is nobody's until then.
+    pub(super) async fn end(&self, session: &Arc<Session>, will: Option<Will>) -> bool {
         let mut envelope = Envelope::default();
         if let Some(will) = will {
             will.publish(session, &mut envelope);
         }
-        self.see_off_all(session).await;
+        if let Err(Unread) = self.see_off_all(session).await {
+            self.send(session, envelope).await;
+            self.departures.end_later(session);
+            return false;
+        }
         let (subscriptions, shared) = session.end();
         envelope.control(Control::End {
             subscriptions,
@@ -498,6 +534,7 @@ impl Registry {
         self.departures.forget(session.id());
         session.rest().ended = true;
         session.left.notify_waiters();
+        true
     }
 
     fn find_or_open(

@@ -70,13 +70,17 @@ impl Registry {
         for found in loaded.sessions.into_iter().rev() {
             let key = found.key;
             let session = Identity::restore(&found.row).and_then(|(identity, principal)| {
+                let before = principal.roles.clone();
                 let principal = known(principal)?;
+                let other_roles = principal.roles != before;
                 let session =
                     self.admit_restored(SessionId(key), &found.row.client_id, principal)?;
                 session.set_limits(self.settings().queue);
                 let taken = take_up(&session, identity, &found, loaded.restored);
                 if taken.is_none() {
                     self.forget_restored(&session);
+                } else if other_roles {
+                    session.is_to_be_rechecked();
                 }
                 taken.map(|()| session)
             });
@@ -124,6 +128,7 @@ impl Registry {
                 }
                 None => {
                     session.lose(text.clone());
+                    session.is_to_be_rechecked();
                     cleaning.subscriptions.push((session.id().0, text));
                 }
             }

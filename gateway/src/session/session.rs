@@ -24,8 +24,10 @@ use super::{
     mailbox::{Mail, Mailbox, Notice, Open},
     outgoing::Window,
     queue::{Entry, QueueLimits},
+    rechecks::Rechecks,
     record::Identity,
     will::Will,
+    witness::Witness,
 };
 use crate::{
     acl::{Permissions, Policy, PolicyHandle, Subject},
@@ -62,6 +64,8 @@ pub struct Session {
     pub(super) revoked: AtomicBool,
     /// The certificate of its last login was revoked: the will of that login is not sent (P3).
     pub(super) willless: AtomicBool,
+    /// What waits for it on disk was not checked since its client lost a right.
+    pub(super) unchecked: AtomicBool,
     /// Bytes of its envelopes that have not passed the dispatcher.
     pub(super) outstanding: AtomicUsize,
     /// Bytes of messages in flight to its client, as the budget knows them.
@@ -76,6 +80,8 @@ pub struct Session {
     pub(super) left: Notify,
     pub(super) store: Arc<Store>,
     pub(super) departures: Arc<Departures>,
+    pub(super) rechecks: Arc<Rechecks>,
+    pub(super) witness: Witness,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -84,6 +90,8 @@ pub struct Session {
 pub(super) struct House {
     pub store: Arc<Store>,
     pub departures: Arc<Departures>,
+    pub rechecks: Arc<Rechecks>,
+    pub witness: Witness,
     pub metrics: Arc<Metrics>,
 }
 
@@ -155,6 +163,8 @@ impl Session {
         let House {
             store,
             departures,
+            rechecks,
+            witness,
             metrics,
         } = house;
         let permissions = permissions(policy, &principal, &client_id);
@@ -173,6 +183,7 @@ impl Session {
             over: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
             willless: AtomicBool::new(false),
+            unchecked: AtomicBool::new(false),
             outstanding: AtomicUsize::new(0),
             window_bytes: AtomicUsize::new(0),
             mailbox: Mutex::default(),
@@ -182,6 +193,8 @@ impl Session {
             left: Notify::new(),
             store,
             departures,
+            rechecks,
+            witness,
             metrics,
         }
     }
@@ -491,7 +504,10 @@ impl Session {
             });
         }
         let permissions = Arc::new(permissions(policy, &self.principal.load(), &self.client_id));
-        self.permissions.store(permissions.clone());
+        let before = self.permissions.swap(permissions.clone());
+        if permissions.takes_from(&before) {
+            self.is_to_be_rechecked();
+        }
         self.changes.fetch_add(changed.into(), Relaxed);
         let mut lost = Lost::default();
         self.subscriptions.lock().retain(|_, subscription| {
@@ -561,13 +577,18 @@ impl Session {
 }
 
 pub(super) fn permissions(policy: &Policy, principal: &Principal, client_id: &str) -> Permissions {
-    policy.permissions(&Subject {
+    policy.permissions(&subject(principal, client_id))
+}
+
+/// Who asks, as the policy sees it.
+pub(super) fn subject<'a>(principal: &'a Principal, client_id: &'a str) -> Subject<'a> {
+    Subject {
         realm: &principal.realm,
         name: &principal.name,
         client_id,
         device: principal.device.as_deref(),
         roles: &principal.roles,
-    })
+    }
 }
 
 impl Drop for Session {

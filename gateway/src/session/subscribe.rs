@@ -128,6 +128,7 @@ impl Connection {
         };
         let most = self.settings.max_subscriptions;
         let kept = self.session.subscribe(&text, &mut subscription, most);
+        self.asked_to_subscribe(&subscription, kept.err());
         kept.inspect_err(|reason| {
             let client = self.session.client_id();
             tracing::debug!(?client, filter = ?requested.filter, reason = reason.name(), "SUBSCRIBE refused");

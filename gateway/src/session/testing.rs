@@ -18,12 +18,14 @@ use super::{
     connection::{Connection, Ending},
     departures::Departures,
     mailbox::Mail,
+    rechecks::Rechecks,
     registry::{Claimed, Refused, Registry},
     session::Session,
     settings::Settings,
+    witness::Witness,
 };
 use crate::{
-    acl::{Action, Effect, Policy, PolicyHandle, Rule, Who},
+    acl::{Action, Decisions, Effect, Policy, PolicyHandle, Rule, Who},
     auth::Principal,
     metrics::Metrics,
     mqtt::{
@@ -54,6 +56,7 @@ pub struct World {
     pub store: Arc<Store>,
     pub policy: Arc<PolicyHandle>,
     pub metrics: Arc<Metrics>,
+    pub decisions: Arc<Decisions>,
     /// Where its disk is, as long as anybody may restart it.
     disk: Arc<TempDir>,
     engine: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -95,11 +98,17 @@ impl World {
         let (messages, loaded) = testing::open(disk.path());
         let last_commit = loaded.last_commit;
         let (store, writer) = Store::new(messages, testing::SETTINGS, last_commit, metrics.clone());
+        let witness = Witness {
+            decisions: Arc::new(Decisions::new(1_000, metrics.clone())),
+            ..Witness::default()
+        };
+        let decisions = witness.decisions.clone();
         let registry = Registry::new(
             bus.clone(),
             store.clone(),
             policy.clone(),
             settings,
+            witness,
             metrics.clone(),
         );
         let limits = dispatcher::Limits {
@@ -116,6 +125,7 @@ impl World {
             tokio::spawn(dispatcher.run(outlet)),
             tokio::spawn(writer.run(registry.clone())),
             tokio::spawn(Departures::run(registry.clone())),
+            tokio::spawn(Rechecks::run(registry.clone())),
         ];
         World {
             registry,
@@ -123,6 +133,7 @@ impl World {
             store,
             policy,
             metrics,
+            decisions,
             disk,
             engine: Arc::new(Mutex::new(engine)),
         }

@@ -53,6 +53,8 @@ impl Will {
                 expiry: self.0.message_expiry,
                 packet_id: None,
             });
+        } else {
+            session.will_denied(self.topic());
         }
         if session.is_known() {
             envelope.control(Control::WillSent);

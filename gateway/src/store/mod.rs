@@ -1,15 +1,17 @@
 //! What must survive? Accounts and policy in SQL; what is stored, how it is opened, and what a damaged file means.
 //!
-//! Two databases, because they fail differently (D11):
+//! Three databases, because they fail differently (D11):
 //!
 //! - `accounts.db` (here: [`Accounts`]): users, roles, rules. Without it nobody knows who may do what, so damage stops
 //!   the start with an error: it fails closed.
+//! - `audit.db` ([`AuditFile`]): what was refused and changed. Nothing depends on it; a damaged one is set aside.
 //! - `messages.db` ([`messages::Messages`]): sessions, queued and retained messages, with a writer of its own that
 //!   groups commits. Damage there sets the file aside and salvages what is readable.
 //!
 //! This room keeps text and bytes. What a credential proves is `auth`'s business, what a rule means is `acl`'s.
 
 mod accounts;
+mod audit;
 mod certificates;
 mod devices;
 mod import;
@@ -23,6 +25,7 @@ pub mod writer;
 use std::path::PathBuf;
 
 pub use accounts::{Accounts, Credential, Snapshot, User};
+pub use audit::{AuditFile, AuditFilter, AuditRow};
 pub use certificates::{NewCertificate, Revocation, StoredCertificate};
 pub use devices::{Sighting, StoredDevice};
 pub use import::{ImportedRows, NewAccount};

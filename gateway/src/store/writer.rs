@@ -15,7 +15,7 @@ use std::{
 
 use hashbrown::HashSet;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::{
     StoreError,
@@ -138,7 +138,14 @@ struct Read {
     from: u64,
     to: u64,
     bytes: usize,
-    then: Box<dyn FnOnce(Page) + Send>,
+    then: Then,
+}
+
+/// What a page is read for.
+enum Then {
+    Call(Box<dyn FnOnce(Page) + Send>),
+    /// Not read any more once nobody waits.
+    Tell(oneshot::Sender<Page>),
 }
 
 /// Counts a change, and bytes of messages, until they are on disk.
@@ -202,16 +209,32 @@ impl Store {
     pub fn page(
         &self,
         session: SessionKey,
-        (from, to): (u64, u64),
+        serials: (u64, u64),
         bytes: usize,
         then: impl FnOnce(Page) + Send + 'static,
     ) {
+        self.read_then(session, serials, bytes, Then::Call(Box::new(then)));
+    }
+
+    /// As [`Self::page`], for who waits, and may give up: then it is not read.
+    pub fn read(
+        &self,
+        session: SessionKey,
+        serials: (u64, u64),
+        bytes: usize,
+    ) -> oneshot::Receiver<Page> {
+        let (tell, told) = oneshot::channel();
+        self.read_then(session, serials, bytes, Then::Tell(tell));
+        told
+    }
+
+    fn read_then(&self, session: SessionKey, (from, to): (u64, u64), bytes: usize, then: Then) {
         self.intake.lock().reads.push(Read {
             session,
             from,
             to,
             bytes,
-            then: Box::new(then),
+            then,
         });
         self.wake.notify_one();
     }
@@ -533,6 +556,9 @@ impl Writer {
     }
 
     async fn read(&mut self, read: Read, sessions: &dyn Sessions) {
+        if matches!(&read.then, Then::Tell(tell) if tell.is_closed()) {
+            return;
+        }
         let page = self
             .messages
             .page(read.session, read.from, read.to, read.bytes)
@@ -553,7 +579,11 @@ impl Writer {
             }
         };
         self.store.metrics.messages_damaged.add(page.lost);
-        (read.then)(page);
+        match read.then {
+            Then::Call(then) => then(page),
+            // Whoever waited may have given up.
+            Then::Tell(tell) => drop(tell.send(page)),
+        }
     }
 
     /// Expired messages, leftovers, free pages; true if there is more to do at once. Free pages only if there is `time`

@@ -28,6 +28,7 @@ use crate::{
         self, AdminError, Administration, Broker, CertificateDesk, ControlServer, DeviceDesk,
         FirstAccount, Sessions,
     },
+    audit::{self, Kind, Note},
     auth,
     data_dir::{DataDir, DataDirError, Lock},
     listen::{
@@ -42,7 +43,7 @@ use crate::{
         dispatcher::{self, Dispatcher, StoredLimits},
         retained::RetainedLimits,
     },
-    session::{Agenda, Departures, registry::Registry, settings::Settings},
+    session::{Agenda, Departures, Rechecks, Witness, registry::Registry, settings::Settings},
     store::{
         StoreError,
         messages::{Durability, Messages},
@@ -126,10 +127,17 @@ impl Gateway {
         let addresses = Addresses::of(&sockets);
         let served = certificates::open(&config, directory.path()).await?;
 
-        let administration = Administration::open(directory.path(), auth_settings(&config)).await?;
+        let metrics = Arc::new(Metrics::default());
+        let administration = Administration::open_with(
+            directory.path(),
+            auth_settings(&config),
+            audit_settings(&config),
+            metrics.clone(),
+        )
+        .await?;
+        administration.decisions().resize(config.audit.decisions);
         let first_account = FirstAccount::ensure(&administration, directory.path()).await?;
 
-        let metrics = Arc::new(Metrics::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
         let (renewals, challenges) =
             renewal::prepare(&config, directory.path(), &served, &addresses, &metrics).await?;
@@ -150,7 +158,8 @@ impl Gateway {
         administration.attach(Arc::new(sessions));
         engine.spawn(client_certificates::watch(registry.clone(), trusts.clone()));
         engine.spawn(client_certificates::keep(administration.clone()));
-        let door = start_door(&config, &metrics, &mut engine);
+        engine.spawn(administration.audit().clone().run());
+        let door = start_door(&config, &administration, &metrics, &mut engine);
         administration.attach_door(door.clone());
         let context = Arc::new(Context {
             config: config.clone(),
@@ -202,6 +211,8 @@ impl Gateway {
             &mut doors,
         )?;
         addresses.write(directory.path())?;
+        let version = concat!("version ", env!("CARGO_PKG_VERSION"));
+        note(&administration, version, "started");
         Ok(Gateway {
             config,
             directory,
@@ -267,6 +278,7 @@ impl Gateway {
     /// Drains and stops: no new connections, every client is told, wills and sessions are settled.
     pub async fn stop(mut self) {
         let _ = self.stop.send(true);
+        note(&self.administration, "", "stopping");
         // Listeners are closed before clients are told, so that none comes straight back.
         let _ = tokio::time::timeout(DOORS, async {
             while self.doors.join_next().await.is_some() {}
@@ -358,11 +370,16 @@ async fn start_engine(
         credit: now.store.credit.bytes(),
     };
     let (store, writer) = Store::new(messages, settings, loaded.last_commit, metrics.clone());
+    let witness = Witness {
+        audit: administration.audit().clone(),
+        decisions: administration.decisions().clone(),
+    };
     let registry = Registry::new(
         bus.clone(),
         store.clone(),
         administration.policy().clone(),
         Settings::of(&now),
+        witness,
         metrics.clone(),
     );
     let limits = config.clone();
@@ -384,6 +401,7 @@ async fn start_engine(
     engine.spawn(dispatcher.run(outlet));
     engine.spawn(Agenda::run(registry.clone()));
     engine.spawn(Departures::run(registry.clone()));
+    engine.spawn(Rechecks::run(registry.clone()));
     engine.spawn(writer::keep_up(upkeep, metrics.clone()));
     let interval = config.clone();
     engine.spawn(admin::sys::run(registry.clone(), move || {
@@ -417,6 +435,7 @@ fn look_after_devices(
 /// The door, and what measures whether it may stand open.
 fn start_door(
     config: &Arc<ArcSwap<Config>>,
+    administration: &Administration,
     metrics: &Arc<Metrics>,
     engine: &mut JoinSet<()>,
 ) -> Arc<Door> {
@@ -425,7 +444,18 @@ fn start_door(
     engine.spawn(lag::watch(verdict, metrics.clone(), move || {
         limits.load().limits.max_lag
     }));
-    Arc::new(Door::new(config.clone(), metrics.clone(), watched))
+    let door = Door::new(config.clone(), metrics.clone(), watched);
+    Arc::new(door.with_audit(administration.audit().clone()))
+}
+
+/// Notes something about the gateway itself.
+fn note(administration: &Administration, subject: &str, reason: &str) {
+    let note = Note {
+        subject,
+        reason,
+        ..Note::default()
+    };
+    administration.audit().note(Kind::Gateway, note);
 }
 
 fn dispatcher_limits(config: &Config) -> dispatcher::Limits {
@@ -517,6 +547,13 @@ fn acceptor(
     let verifier = clients.map(ClientTrust::verifier);
     let configs = ServerConfigs::asking(certificates.clone(), &settings, verifier)?;
     Ok(TlsAcceptor::new(Arc::new(configs)).trusting(clients.cloned()))
+}
+
+fn audit_settings(config: &Config) -> audit::Settings {
+    audit::Settings {
+        enabled: config.audit.enabled,
+        max_entries: config.audit.max_entries,
+    }
 }
 
 fn auth_settings(config: &Config) -> auth::Settings {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use broker_config::{ClientCertificates, Config, Listener};
 
-use super::{Gateway, auth_settings, certificates, logging};
+use super::{Gateway, auth_settings, certificates, logging, note};
 use crate::{admin::end_certificates, auth::AuthError, session::settings::Settings, tls::TlsError};
 
 /// Why a new configuration was not taken. The old one stays in force, whole.
@@ -34,6 +34,7 @@ impl Gateway {
         new.auth.password_queue = old.auth.password_queue;
         new.auth.password_cache = old.auth.password_cache;
         new.log.format = old.log.format;
+        new.audit.enabled = old.audit.enabled;
         new.acme.http_bind = old.acme.http_bind.clone();
         new.acme.max_http_connections = old.acme.max_http_connections;
         new.tls.min_version = old.tls.min_version;
@@ -50,6 +51,8 @@ impl Gateway {
         }
         self.context.registry.configure(Settings::of(&new));
         logging::set_level(new.log.level);
+        self.administration.audit().configure(new.audit.max_entries);
+        self.administration.decisions().resize(new.audit.decisions);
         if self.trusts.configure(&new.listeners) {
             let (registry, trusts) = (self.context.registry.clone(), self.trusts.clone());
             tokio::spawn(async move { end_certificates(&registry, &trusts).await });
@@ -57,6 +60,12 @@ impl Gateway {
         self.config.store(new.into());
         self.renewals.wake();
         Ok(waiting)
+    }
+
+    /// Notes in the audit log that the configuration was read again, or why not.
+    pub fn note_reload(&self, outcome: Result<(), &str>) {
+        let reason = outcome.err().unwrap_or("done");
+        note(&self.administration, "reload of the configuration", reason);
     }
 
     fn reload_certificates(&self, new: &Config) -> Result<(), ReloadError> {

@@ -10,7 +10,7 @@ use crate::acl::Action;
 use crate::admin::{
     AdminError, Administration, Answer, Broker, CertificateDesk, CertificateRequest, Command,
     DeviceCommand, DeviceGiven, DeviceLine, Import, ImportedUser, LiveSessions, NewPassword,
-    ReachedBy,
+    Question, ReachedBy,
 };
 use crate::auth::{Credentials, Principal, Refusal, Settings};
 use crate::listen::Sightings;
@@ -201,12 +201,8 @@ async fn what_is_given_for_a_device_lets_it_in_with_its_topics_alone() {
     ] {
         assert_eq!(permissions.subscribe(filter).allowed, expected, "{filter}");
     }
-    let explain = Command::Explain {
-        user: "lamp".to_owned(),
-        action: Action::Publish,
-        topic: "devices/lamp/state".to_owned(),
-        client_id: None,
-    };
+    let question = Question::new("lamp", Action::Publish, "devices/lamp/state");
+    let explain = Command::Explain(question);
     match world.admin.execute("test", explain).await.unwrap() {
         Answer::Explanation(explanation) => assert!(explanation.allowed, "{explanation:?}"),
         other => panic!("{other:?}"),

@@ -14,3 +14,4 @@ mod redelivery;
 mod retained;
 mod shared;
 mod storm;
+mod withdrawal;
