@@ -15,6 +15,7 @@ mod client_certificates;
 mod limits;
 mod list;
 mod listener;
+mod oauth;
 mod read;
 mod report;
 mod settings;
@@ -37,6 +38,7 @@ pub use client_certificates::{
 pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
+pub use oauth::{ANY_AUDIENCE, Issuer, Mode, RoleOfClaim, ScopeForm, SignatureAlgorithm, UserName};
 pub use report::{Problem, Report};
 #[cfg(feature = "rumqttd")]
 pub use rumqttd::RouterConfig;
@@ -85,6 +87,8 @@ pub struct Config {
     pub session: Session,
     pub store: Store,
     pub auth: Auth,
+    /// Issuers of tokens, by name. Default none.
+    pub oauth: BTreeMap<String, Issuer>,
     pub bus: Bus,
     pub sys: Sys,
 }
@@ -104,6 +108,7 @@ impl Default for Config {
             session: Session::default(),
             store: Store::default(),
             auth: Auth::default(),
+            oauth: BTreeMap::new(),
             bus: Bus::default(),
             sys: Sys::default(),
         }
@@ -125,6 +130,7 @@ impl Section for Config {
             session,
             store,
             auth,
+            oauth,
             bus,
             sys,
         } = self;
@@ -140,6 +146,7 @@ impl Section for Config {
         v.section("session", session);
         v.section("store", store);
         v.section("auth", auth);
+        v.tables("oauth", oauth);
         v.section("bus", bus);
         v.section("sys", sys);
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Effect, Policy, Reason, Rule, Subject, Who};
+use super::{Action, Effect, Policy, Reason, Rule, Subject, Who, scope};
 
 /// A decision with everything that led to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,22 +41,23 @@ pub fn explain(policy: &Policy, subject: &Subject, action: Action, topic: &str) 
             )
         }));
     }
-    let silenced = policy.rules_for(subject).filter(|rule| {
+    let said = scope::rules(subject.scopes);
+    let silenced = said.iter().chain(policy.rules_for(subject)).filter(|rule| {
         rule.action == action
             && rule.effect == Effect::Allow
-            && permissions.effective_filter(rule.id).is_none()
+            && permissions.effective_filter(rule).is_none()
     });
-    notes.extend(silenced.map(|rule| {
-        format!(
-            "rule {} never matches here, because of the value of a variable: {rule}",
-            rule.id
-        )
+    notes.extend(silenced.map(|rule| match rule.id {
+        Rule::OF_SCOPE => {
+            format!("a scope never matches here, because of the value of a variable: {rule}")
+        }
+        id => format!("rule {id} never matches here, because of the value of a variable: {rule}"),
     }));
     Explanation {
         allowed: decision.allowed,
         decision: decision.to_string(),
-        rule: rule.map(|rule| rule.id),
-        origin: rule.map(|rule| origin(rule, permissions.effective_filter(rule.id))),
+        rule: rule.map(|rule| rule.id).filter(|id| *id != Rule::OF_SCOPE),
+        origin: rule.map(|rule| origin(rule, permissions.effective_filter(rule))),
         notes,
     }
 }
@@ -65,6 +66,7 @@ fn origin(rule: &Rule, effective: Option<&str>) -> String {
     let whom = match &rule.who {
         Who::Everyone => "it is for everyone".to_owned(),
         Who::Role(role) => format!("the user has the role {role}"),
+        Who::Scope(scope) => format!("the token has the scope {scope}"),
         Who::User { realm, name } => format!("it is for the user {realm}:{name} itself"),
     };
     match effective {
@@ -126,6 +128,7 @@ mod tests {
             client_id: "c",
             device: None,
             roles: &roles,
+            scopes: &[],
         };
         let answer = explain(&policy, &who, Action::Subscribe, "$share/g/home/ann/#");
         assert!(answer.allowed);

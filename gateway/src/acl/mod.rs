@@ -10,6 +10,7 @@ mod explain;
 mod permissions;
 mod policy;
 mod rule;
+mod scope;
 mod template;
 
 pub use explain::{Explanation, explain};
@@ -26,7 +27,8 @@ pub enum AclError {
     #[error("{0:?} is not an action; use \"publish\" or \"subscribe\"")]
     Action(String),
     #[error(
-        "{0:?} does not say whom a rule is for; use \"user:REALM:NAME\", \"role:NAME\" or \"everyone\""
+        "{0:?} does not say whom a rule is for; use \"user:REALM:NAME\", \"role:NAME\", \"scope:NAME\" or \
+         \"everyone\""
     )]
     Who(String),
     #[error("topic filter {filter:?}: {problem}")]

@@ -247,6 +247,7 @@ impl Administration {
                     client_id: &client_id,
                     device: None,
                     roles: &found.roles,
+                    scopes: &[],
                 };
                 let mut explanation = explain(&self.policy.load(), &subject, action, &topic);
                 if found.disabled {
@@ -397,7 +398,7 @@ impl Administration {
                     warnings.push(format!("there is no user {name:?} yet"));
                 }
             }
-            Who::User { .. } | Who::Everyone => {}
+            Who::User { .. } | Who::Scope(_) | Who::Everyone => {}
         }
         let _turn = self.turn().await?;
         let id = self.accounts.add_rule(&stored(&rule)).await?;
@@ -593,6 +594,7 @@ pub(super) fn stored(rule: &Rule) -> NewRule {
     let (who_kind, realm, who) = match &rule.who {
         Who::User { realm, name } => ("user", realm.as_ref(), name.as_ref()),
         Who::Role(role) => ("role", "", role.as_ref()),
+        Who::Scope(scope) => ("scope", "", scope.as_ref()),
         Who::Everyone => ("everyone", "", ""),
     };
     NewRule {

@@ -101,6 +101,8 @@ impl LiveSessions for Sessions {
         });
         let refused = "; until it can write again, QoS 1 and 2 and persistent sessions are refused";
         let failure = failure.map(|failure| format!("{failure}{refused}"));
-        failure.into_iter().chain(self.trusts.problems()).collect()
+        let issuers = self.registry.issuer_problems();
+        let problems = failure.into_iter().chain(self.trusts.problems());
+        problems.chain(issuers).collect()
     }
 }

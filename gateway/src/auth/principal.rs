@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Certificate, LOCAL_REALM};
+use super::{Certificate, LOCAL_REALM, TokenLogin};
 
 /// An authenticated client (I1). Rules, `%u` and the ownership of sessions go by realm and name, never by the kind of
 /// credential.
@@ -15,12 +15,16 @@ pub struct Principal {
     /// Empty for an anonymous client.
     pub name: Arc<str>,
     pub roles: Arc<[Arc<str>]>,
+    /// Of the token of this login: names that rules may be for, and permissions in the form that `acl` understands.
+    pub scopes: Arc<[Arc<str>]>,
     /// The device id, if this is a device.
     pub device: Option<Arc<str>>,
     /// When the credential ends, if it does.
     pub expires_at: Option<SystemTime>,
     /// The client certificate of this login, if there was one: its connection ends with it.
     pub certificate: Option<Arc<Certificate>>,
+    /// The token of this login, if there was one: its connection ends with it.
+    pub token: Option<Arc<TokenLogin>>,
     pub anonymous: bool,
 }
 
@@ -31,9 +35,11 @@ impl Principal {
             realm: LOCAL_REALM.into(),
             name: "".into(),
             roles: [role.clone()].into(),
+            scopes: [].into(),
             device: None,
             expires_at: None,
             certificate: None,
+            token: None,
             anonymous: true,
         }
     }

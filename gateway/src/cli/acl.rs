@@ -55,7 +55,7 @@ struct RuleArgs {
     #[command(flatten)]
     who: WhoArgs,
     /// The realm of --user
-    #[arg(long, conflicts_with_all = ["role", "everyone"], default_value = LOCAL_REALM)]
+    #[arg(long, conflicts_with_all = ["role", "scope", "everyone"], default_value = LOCAL_REALM)]
     realm: String,
 }
 
@@ -68,6 +68,9 @@ struct WhoArgs {
     /// The rule is for every user with this role
     #[arg(long, value_name = "ROLE")]
     role: Option<String>,
+    /// The rule is for every client whose token has this OAuth2 scope
+    #[arg(long, value_name = "SCOPE")]
+    scope: Option<String>,
     /// The rule is for all clients
     #[arg(long)]
     everyone: bool,
@@ -109,13 +112,14 @@ impl Args {
 
 impl RuleArgs {
     fn command(self, effect: Effect) -> Command {
-        let who = match (self.who.user, self.who.role) {
-            (Some(name), _) => Who::User {
+        let who = match (self.who.user, self.who.role, self.who.scope) {
+            (Some(name), ..) => Who::User {
                 realm: self.realm.into(),
                 name: name.into(),
             },
-            (None, Some(role)) => Who::Role(role.into()),
-            (None, None) => Who::Everyone,
+            (None, Some(role), _) => Who::Role(role.into()),
+            (None, None, Some(scope)) => Who::Scope(scope.into()),
+            (None, None, None) => Who::Everyone,
         };
         Command::AddRule {
             effect,

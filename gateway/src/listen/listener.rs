@@ -454,8 +454,8 @@ impl Guest {
                 tracing::info!(%peer, %listener, ?client, %principal, "connected");
                 // Who needs no credentials vouches for no address.
                 let door = &self.context.door;
-                let _presence = (!principal.anonymous)
-                    .then(|| door.presence(peer.ip(), principal.name.clone()));
+                let _presence =
+                    (!principal.anonymous).then(|| door.presence(peer.ip(), welcome.name.clone()));
                 driver::drive(stream, welcome, &self.context, peer).await;
             }
             Err(Rejected::Left) => {}

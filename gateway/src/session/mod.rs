@@ -12,6 +12,7 @@ mod deliver;
 mod departures;
 mod disk;
 mod endpoint;
+mod enhanced;
 mod incoming;
 mod ledger;
 mod live;
@@ -30,6 +31,7 @@ mod subscribe;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod will;
 
 pub use agenda::Agenda;

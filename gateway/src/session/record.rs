@@ -94,6 +94,8 @@ impl Change for Record {
 #[derive(Serialize, Deserialize)]
 struct Login {
     roles: Vec<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    scopes: Vec<Arc<str>>,
     device: Option<Arc<str>>,
     anonymous: bool,
     #[serde(default)]
@@ -109,6 +111,7 @@ impl Identity {
     pub fn row(&self, client_id: &ByteString, principal: &Principal) -> SessionRow {
         let login = Login {
             roles: principal.roles.to_vec(),
+            scopes: principal.scopes.to_vec(),
             device: principal.device.clone(),
             anonymous: principal.anonymous,
             from_backup: self.from_backup,
@@ -150,9 +153,11 @@ impl Identity {
             realm: row.realm.clone(),
             name: row.name.clone(),
             roles: login.roles.into(),
+            scopes: login.scopes.into(),
             device: login.device,
             expires_at: None,
             certificate,
+            token: None,
             anonymous: login.anonymous,
         };
         let will = row.will.as_ref().and_then(|will| decode(&will.message));

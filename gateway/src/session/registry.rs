@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     acl::{Permissions, PolicyHandle},
-    auth::Principal,
+    auth::{Authenticator, Principal},
     metrics::Metrics,
     mqtt::{Connect, ReasonCode},
     routing::{
@@ -46,6 +46,8 @@ pub struct Registry {
     pub(super) departures: Arc<Departures>,
     metrics: Arc<Metrics>,
     pub(super) next: AtomicU64,
+    /// Asks about tokens again.
+    pub(super) authenticator: OnceLock<Arc<Authenticator>>,
     /// No session is given any more.
     closing: AtomicBool,
 }
@@ -134,8 +136,14 @@ impl Registry {
             departures: Arc::default(),
             metrics,
             next: AtomicU64::new(1),
+            authenticator: OnceLock::new(),
             closing: AtomicBool::new(false),
         })
+    }
+
+    /// Says who asks about tokens again. The first one stays.
+    pub fn attach_authenticator(&self, authenticator: Arc<Authenticator>) {
+        let _ = self.authenticator.set(authenticator);
     }
 
     pub fn settings(&self) -> Arc<Settings> {
@@ -273,7 +281,9 @@ impl Registry {
             };
             let carry = Some(Carry { window, received });
             let before = session.principal();
-            let other_roles = before.roles != principal.roles || before.device != principal.device;
+            let other_roles = before.roles != principal.roles
+                || before.scopes != principal.scopes
+                || before.device != principal.device;
             let login = other_roles.then(|| principal.clone());
             let mut claimed = self.attach(session.clone(), connect, principal, settings, carry);
             claimed.session_present &= present;
@@ -380,8 +390,11 @@ impl Registry {
         }
     }
 
-    /// What the agenda says is due.
+    /// What the agenda says is due of a session that nobody may claim meanwhile.
     pub(super) async fn due(self: &Arc<Self>, session: Arc<Session>, due: Due) {
+        if due == Due::Token {
+            return self.look_after_token(&session);
+        }
         let will = {
             let mut rest = session.rest();
             if rest.ended {
@@ -396,20 +409,16 @@ impl Registry {
             rest.attached = true;
             rest.will.take()
         };
-        match due {
-            Due::Will => {
-                let mut envelope = Envelope::default();
-                if let Some(will) = will {
-                    will.publish(&session, &mut envelope);
-                }
-                self.send(&session, envelope).await;
-                self.put_to_rest(&session, |_| {}).await;
-            }
-            Due::Expiry => {
-                self.metrics.sessions_expired.add(1);
-                self.end(&session, will).await;
-            }
+        if due == Due::Expiry {
+            self.metrics.sessions_expired.add(1);
+            return self.end(&session, will).await;
         }
+        let mut envelope = Envelope::default();
+        if let Some(will) = will {
+            will.publish(&session, &mut envelope);
+        }
+        self.send(&session, envelope).await;
+        self.put_to_rest(&session, |_| {}).await;
     }
 
     /// Tells every connection to leave; the wills of those that do not say goodbye are published.
@@ -556,6 +565,7 @@ impl Registry {
         let will = connect.will.clone().map(Will::new);
         let lasting = (session_expiry, will);
         let epoch = session.connect(principal, &self.policy, settings.queue, lasting);
+        self.watch_token(&session);
         self.metrics.clients_connected.add(1);
         let connected = self.metrics.clients_connected.get();
         if connected > self.metrics.clients_maximum.get() {

@@ -246,7 +246,7 @@ impl Session {
         let (waker, first) = {
             let mut mailbox = self.open();
             let first = mailbox.notice.is_none();
-            if first || notice == Notice::CertificateRevoked {
+            if first || notice.takes_will() {
                 mailbox.notice = Some(notice);
             }
             (mailbox.waker.clone(), first)
@@ -567,6 +567,7 @@ pub(super) fn permissions(policy: &Policy, principal: &Principal, client_id: &st
         client_id,
         device: principal.device.as_deref(),
         roles: &principal.roles,
+        scopes: &principal.scopes,
     })
 }
 

@@ -255,9 +255,11 @@ pub fn principal(name: &str) -> Principal {
         realm: "local".into(),
         name: name.into(),
         roles: [].into(),
+        scopes: [].into(),
         device: None,
         expires_at: None,
         certificate: None,
+        token: None,
         anonymous: false,
     }
 }
