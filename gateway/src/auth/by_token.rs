@@ -182,3 +182,7 @@ fn refusal(refused: TokenRefusal) -> Refusal {
         TokenRefusal::Busy => Refusal::Busy,
     }
 }
+
+#[cfg(test)]
+#[path = "by_token_tests.rs"]
+mod tests;

@@ -90,6 +90,11 @@ impl Introspection {
         })
     }
 
+    /// Takes over where its endpoint is.
+    pub fn adopt(&self, before: &Introspection) {
+        self.found.store(before.found.load_full());
+    }
+
     /// The claims of a token, asked for no earlier than `since`. Waits for a permit to ask for up to `patience`.
     pub async fn look_up(
         self: &Arc<Self>,
@@ -182,7 +187,15 @@ impl Introspection {
             .set_introspection_url(url);
         let http = |request: HttpRequest| {
             let transport = self.transport.clone();
-            async move { transport.exchange(request).await }
+            async move {
+                let uri = request.uri().clone();
+                let answer = transport.exchange(request).await?;
+                match answer.status().is_server_error() {
+                    // What a proxy says instead of the issuer is no answer of OAuth.
+                    true => Err(Failed(format!("{uri} answers with {}", answer.status()))),
+                    false => Ok(answer),
+                }
+            }
         };
         let token = AccessToken::new(token.secret().to_owned());
         let request = client

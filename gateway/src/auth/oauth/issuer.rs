@@ -105,6 +105,15 @@ impl Issuer {
         }))
     }
 
+    /// Takes over what is known of the same issuer.
+    pub fn adopt(&self, before: &Issuer) {
+        match (&self.source, &before.source) {
+            (Source::Published(jwks), Source::Published(before)) => jwks.adopt(before),
+            (Source::Introspection(asked), Source::Introspection(before)) => asked.adopt(before),
+            _ => {}
+        }
+    }
+
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }

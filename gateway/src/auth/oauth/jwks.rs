@@ -57,6 +57,11 @@ impl Jwks {
         })
     }
 
+    /// Takes over the keys: an issuer that is down at a reload is still known.
+    pub fn adopt(&self, before: &Jwks) {
+        self.known.store(before.known.load_full());
+    }
+
     /// The keys that may have signed with `algorithm`, under the name `id` if the token says one.
     pub async fn candidates(
         self: &Arc<Self>,

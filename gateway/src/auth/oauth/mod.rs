@@ -19,7 +19,7 @@ mod login;
 mod scopes;
 mod status;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -145,7 +145,7 @@ impl Issuers {
     }
 
     /// What a new configuration needs, and nothing of it in force. Does file I/O: files of an issuer that did not change are
-    /// read again, but its published keys and answers stay.
+    /// read again, but its published keys stay.
     pub fn prepare(&self, config: &Config) -> Result<Prepared, OAuthError> {
         let now = self.all.load();
         let issuer = |(name, config): (&String, &broker_config::Issuer)| {
@@ -156,8 +156,13 @@ impl Issuers {
                 || config.secret_file.is_some()
                 || config.server_root.is_some()
                 || config.client_secret_file.is_some();
-            match same.filter(|_| !has_files) {
-                Some(same) => Ok(same.clone()),
+            match same {
+                Some(same) if !has_files => Ok(same.clone()),
+                Some(same) => {
+                    let issuer = Issuer::open(name, config, &self.metrics)?;
+                    issuer.adopt(same);
+                    Ok(issuer)
+                }
                 None => Issuer::open(name, config, &self.metrics),
             }
         };

@@ -13,3 +13,4 @@ mod redelivery;
 mod retained;
 mod shared;
 mod storm;
+mod tokens;
