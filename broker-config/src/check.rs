@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::{
-    Config, TlsVersion,
+    Config, Mode, TlsVersion,
     acme::provable,
     listener::collide,
     read::Findings,
@@ -21,6 +21,7 @@ pub(crate) fn check(config: &Config, findings: &mut Findings) {
     packet_fits_budget(config, findings);
     bans_fit(config, findings);
     permits_fit_log(config, findings);
+    issuers(config, findings);
     listeners(config, findings);
 }
 
@@ -187,6 +188,37 @@ fn permits_fit_log(config: &Config, findings: &mut Findings) {
         _ => bus.segments.show(),
     };
     blame(findings, &keys, value, wrong);
+}
+
+/// Rule I2: what is presented selects one issuer.
+fn issuers(config: &Config, findings: &mut Findings) {
+    let all: Vec<_> = config.oauth.iter().collect();
+    for (n, (name, issuer)) in all.iter().enumerate() {
+        let before = &all[..n];
+        let section = join("oauth", name);
+        if let Some((other, _)) = before.iter().find(|(_, one)| one.issuer == issuer.issuer) {
+            let wrong = Wrong::new(
+                format!("is the issuer of oauth.{other}, too"),
+                "join the two sections",
+            );
+            let shown = issuer.issuer.show();
+            blame(
+                findings,
+                &[&join(&section, "issuer")],
+                |_| shown.clone(),
+                wrong,
+            );
+        }
+        let asks = |one: &crate::Issuer| one.mode == Mode::Introspection;
+        let other = before.iter().find(|(_, one)| asks(one));
+        if let (true, Some((other, _))) = (asks(issuer), other) {
+            let wrong = Wrong::new(
+                format!("is introspection, as in oauth.{other}: a token does not say whom to ask"),
+                "let all issuers but one sign their tokens",
+            );
+            blame(findings, &[&join(&section, "mode")], |_| None, wrong);
+        }
+    }
 }
 
 fn listeners(config: &Config, findings: &mut Findings) {

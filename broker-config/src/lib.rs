@@ -16,6 +16,7 @@ mod client_certificates;
 mod limits;
 mod list;
 mod listener;
+mod oauth;
 mod read;
 mod report;
 mod settings;
@@ -39,6 +40,7 @@ pub use client_certificates::{
 pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use listener::{Listener, Protocol};
+pub use oauth::{ANY_AUDIENCE, Issuer, Mode, RoleOfClaim, ScopeForm, SignatureAlgorithm, UserName};
 pub use report::{Problem, Report};
 #[cfg(feature = "rumqttd")]
 pub use rumqttd::RouterConfig;
@@ -88,6 +90,8 @@ pub struct Config {
     pub store: Store,
     pub auth: Auth,
     pub audit: Audit,
+    /// Issuers of tokens, by name. Default none.
+    pub oauth: BTreeMap<String, Issuer>,
     pub bus: Bus,
     pub sys: Sys,
 }
@@ -108,6 +112,7 @@ impl Default for Config {
             store: Store::default(),
             auth: Auth::default(),
             audit: Audit::default(),
+            oauth: BTreeMap::new(),
             bus: Bus::default(),
             sys: Sys::default(),
         }
@@ -130,6 +135,7 @@ impl Section for Config {
             store,
             auth,
             audit,
+            oauth,
             bus,
             sys,
         } = self;
@@ -146,6 +152,7 @@ impl Section for Config {
         v.section("store", store);
         v.section("auth", auth);
         v.section("audit", audit);
+        v.tables("oauth", oauth);
         v.section("bus", bus);
         v.section("sys", sys);
     }

@@ -173,6 +173,20 @@ metrics! {
     logins_throttled: Counter,
     /// CONNECTs refused because their name is refused at that address, or too many of that address waited.
     logins_barred: Counter,
+    /// Tokens that were good: each at a login or a re-authentication.
+    tokens_accepted: Counter,
+    /// Tokens that were refused, those that their issuer could not be asked about included.
+    tokens_refused: Counter,
+    /// Questions to issuers about tokens (introspection).
+    token_lookups: Counter,
+    /// Connections ended because the token of their login had expired.
+    tokens_expired: Counter,
+    /// Connections ended because an issuer did not stand by their token any more, or is trusted no more.
+    tokens_revoked: Counter,
+    /// Requests to issuers that failed: for keys, descriptions, or about tokens.
+    issuer_requests_failed: Counter,
+    /// Issuers that did not answer as they should when they were last asked.
+    issuers_failing: Gauge,
     /// CONNECTs refused because a session belongs to another principal.
     sessions_foreign: Counter,
     /// CONNECTs refused because their client identifier is that of a device.

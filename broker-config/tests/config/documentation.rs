@@ -33,7 +33,8 @@ fn rows() -> Vec<(String, String, String, String)> {
 }
 
 /// What a section of one's own must say at least, under names that stand for all.
-const OWN: &str = "[certificates.own]\ncertificate = \"c\"\nprivate_key = \"k\"\n";
+const OWN: &str = "[certificates.own]\ncertificate = \"c\"\nprivate_key = \"k\"\n\
+                   [oauth.own]\nissuer = \"https://i.example\"\naudience = [\"a\"]\n";
 
 /// Every key with its default as TOML; sections that there may be several of under the name that stands for all.
 fn keys() -> Vec<(String, String, Option<String>)> {

@@ -277,6 +277,103 @@ const BAD: &[(&str, &str)] = &[
         "[tls]\nsession_lifetime = \"30s\"\n",
         "postern.toml:2: tls.session_lifetime = \"30s\": is out of range; use 1m to 12h",
     ),
+    // Issuers of tokens
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\n",
+        "postern.toml:1: oauth.home: is a token issuer of your own without audience; add audience",
+    ),
+    (
+        "[oauth.local]\nissuer = \"https://id.example\"\naudience = \"a\"\n",
+        "postern.toml:1: oauth.local: is the realm of our own accounts; choose another name; \
+         realm = \"local\" maps the issuer's names to our accounts",
+    ),
+    (
+        "[oauth.home]\nissuer = \"http://id.example\"\naudience = \"a\"\n",
+        "postern.toml:2: oauth.home.issuer = \"http://id.example\": is without TLS: whoever is in between \
+         could let anybody in; use https; http is for an issuer on this machine (127.0.0.1, [::1], localhost)",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://u@id.example\"\naudience = \"a\"\n",
+        "postern.toml:2: oauth.home.issuer = \"https://u@id.example\": is not the URL of an issuer; \
+         write one that begins with https://, such as \"https://id.example.org/realms/home\"",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = [\"any\", \"a\"]\n",
+        "postern.toml:3: oauth.home.audience = [\"any\", \"a\"]: has \"any\" beside others; \
+         leave out the others, or \"any\"",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = []\n",
+        "postern.toml:3: oauth.home.audience = []: must have 1 to 16 entries; \
+         write what the issuer puts into \"aud\" for this gateway, or \"any\"",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nalgorithms = \"none\"\n",
+        "postern.toml:4: oauth.home.algorithms = \"none\": is not a known value; write \"ES256\", \
+         \"ES384\", \"EdDSA\", \"RS256\", \"RS384\", \"RS512\", \"PS256\", \"PS384\" or \"PS512\"; with \
+         secret_file \"HS256\", \"HS384\" or \"HS512\"",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nalgorithms = \"HS256\"\n",
+        "postern.toml:4: oauth.home.algorithms: has one that needs a shared secret, and there is none; \
+         set secret_file, or leave out HS256, HS384 and HS512",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nsecret_file = \"s\"\n",
+        "postern.toml:4: oauth.home.secret_file: is set, and no algorithm uses a secret; \
+         name one, such as algorithms = [\"HS256\"], or remove secret_file",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nsecret_file = \"s\"\n\
+         algorithms = [\"HS256\", \"RS256\"]\n",
+        "postern.toml:5: oauth.home.algorithms: has algorithms with a shared secret beside others; \
+         name only one kind: who knows a public key must not be able to sign",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nkeys_file = \"k\"\n\
+         jwks_url = \"https://id.example/k\"\n",
+        "postern.toml:4: oauth.home.keys_file: is set beside jwks_url; name one source of keys",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nclient_id = \"c\"\n",
+        "postern.toml:4: oauth.home.client_id: is for introspection; \
+         remove it, or set mode = \"introspection\"",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nmode = \"introspection\"\n",
+        "postern.toml:4: oauth.home.mode: needs client_id: an issuer answers only to clients that it \
+         knows; set client_id and client_secret_file",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nroles = \"admin\"\n",
+        "postern.toml:4: oauth.home.roles: is set without roles_claim; set both, or neither",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\n\
+         default_roles = [\"a\", \"a b\"]\n",
+        "postern.toml:4: oauth.home.default_roles = \"a b\": is not a role; \
+         use up to 64 letters, digits, \"_\", \".\" and \"-\"",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nrealm = \"local\"\n\
+         default_roles = \"admin\"\n",
+        "postern.toml:4: oauth.home.realm: maps names to our own accounts, whose roles are their own; \
+         give the roles to the accounts, or leave out realm",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\n\
+         [oauth.work]\nissuer = \"https://id.example\"\naudience = \"b\"\n",
+        "postern.toml:5: oauth.work.issuer = \"https://id.example\": is the issuer of oauth.home, too; \
+         join the two sections",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://a.example\"\naudience = \"a\"\nmode = \"introspection\"\n\
+         client_id = \"c\"\nclient_secret_file = \"s\"\n\
+         [oauth.work]\nissuer = \"https://b.example\"\naudience = \"b\"\nmode = \"introspection\"\n\
+         client_id = \"c\"\nclient_secret_file = \"s\"\n",
+        "postern.toml:10: oauth.work.mode: is introspection, as in oauth.home: a token does not say \
+         whom to ask; let all issuers but one sign their tokens",
+    ),
     // Client certificates
     (
         "[listeners.mqtt]\nclient_certificates = \"optional\"\n",

@@ -79,6 +79,21 @@ fn the_sample_explains_every_key_of_the_certificates_section() {
 }
 
 #[test]
+fn the_sample_explains_every_key_of_an_issuer_with_its_default() {
+    let own = "[oauth.own]\nissuer = \"https://i.example\"\naudience = \"a\"\n";
+    let printed = Config::parse(own, "own").expect("valid").print();
+    let section = SAMPLE.split_once("[oauth.NAME]").expect("a section").1;
+    let mut count = 0;
+    for key in keys(&printed) {
+        if let Some(key) = key.strip_prefix("oauth.own.") {
+            assert!(section.contains(&format!("\n#   {key} ")), "{key}");
+            count += 1;
+        }
+    }
+    assert_eq!(count, 26);
+}
+
+#[test]
 fn the_sample_marks_exactly_the_keys_that_need_a_restart() {
     // A comment belongs to the key below it; listeners are marked once, as a whole.
     let mut marked = Vec::new();

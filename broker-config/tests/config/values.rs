@@ -4,7 +4,8 @@ use std::{net::IpAddr, time::Duration};
 
 use broker_config::{
     ByteSize, CertificateName, ClientCa, Config, Demand, DeniedPublish, Durability, IpNet,
-    LogFormat, LogLevel, Protocol, Require, TlsVersion,
+    LogFormat, LogLevel, Mode, Protocol, Require, ScopeForm, SignatureAlgorithm, TlsVersion,
+    UserName,
 };
 
 fn parse(text: &str) -> Config {
@@ -138,6 +139,44 @@ password_cache = 3
 enabled = false
 max_entries = 1000
 decisions = 0
+[oauth.home]
+issuer = "https://id.example:8443/realms/home"
+mode = "introspection"
+audience = ["mqtt", "urn:gateway"]
+algorithms = "RS512"
+server_root = "r.pem"
+introspection_url = "https://id.example/introspect"
+client_id = "postern"
+client_secret_file = "s"
+revalidate_every = "30s"
+keys_max_age = "2h"
+timeout = "300ms"
+max_requests_per_second = 7
+token_cache = 0
+clock_skew = "0s"
+name_claim = "preferred_username"
+username = "match"
+realm = "people"
+roles_claim = "realm_access.roles"
+roles = ["mqtt admins=admin", "sensor"]
+default_roles = "person"
+scope_claim = "scp"
+scopes = ["postern", "rabbitmq"]
+scope_prefix = "gw."
+[oauth.plant]
+issuer = "http://[::1]:9000"
+audience = "any"
+jwks_url = "http://127.0.0.1:9000/jwks"
+scopes = []
+[oauth.fixed]
+issuer = "https://fixed.example"
+audience = "x"
+keys_file = "k.json"
+[oauth.shared]
+issuer = "https://shared.example"
+audience = "x"
+algorithms = ["HS256", "HS512"]
+secret_file = "h"
 [bus]
 ingress_links = 16
 permits = "64KiB"
@@ -239,6 +278,20 @@ fn values_mean_what_they_say() {
         ]
     );
     assert_eq!(clients.fingerprints[0].0[..2], [0x00, 0x11]);
+
+    let home = &config.oauth["home"];
+    assert_eq!(home.mode, Mode::Introspection);
+    assert_eq!(home.algorithms, [SignatureAlgorithm::Rs512]);
+    assert_eq!(home.username, UserName::Match);
+    assert_eq!(home.scopes, [ScopeForm::Postern, ScopeForm::RabbitMq]);
+    assert_eq!(home.roles[0].claimed, "mqtt admins");
+    assert_eq!(home.roles[0].role, "admin");
+    assert_eq!(home.roles[1].claimed, home.roles[1].role);
+    assert_eq!(home.realm.as_deref(), Some("people"));
+    assert!(home.checks_audience() && !home.needs_discovery());
+    let plant = &config.oauth["plant"];
+    assert!(!plant.checks_audience() && plant.scopes.is_empty());
+    assert!(plant.algorithms.iter().all(|one| !one.is_symmetric()));
 
     let own = &config.listeners["own_one-2"];
     assert!(own.tls && own.is_on() && own.protocol == Protocol::WebSocket);

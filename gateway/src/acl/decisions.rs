@@ -23,6 +23,7 @@ pub struct Asked {
     pub client_id: Arc<str>,
     pub device: Option<Arc<str>>,
     pub roles: Arc<[Arc<str>]>,
+    pub scopes: Arc<[Arc<str>]>,
     pub action: Action,
     /// A topic name, or a filter without `$share/GROUP/`.
     pub topic: Arc<str>,
@@ -41,6 +42,7 @@ impl Asked {
             client_id: &self.client_id,
             device: self.device.as_deref(),
             roles: &self.roles,
+            scopes: &self.scopes,
         }
     }
 }
@@ -99,7 +101,7 @@ impl Decisions {
         }
         let key = self.hasher.hash_one((
             (subject.realm, subject.name, subject.client_id),
-            (subject.device, subject.roles, action, topic),
+            (subject.device, subject.roles, subject.scopes, action, topic),
         ));
         let now = now();
         let mut ring = self.ring.lock();
@@ -115,6 +117,7 @@ impl Decisions {
             client_id: subject.client_id.into(),
             device: subject.device.map(Arc::from),
             roles: subject.roles.into(),
+            scopes: subject.scopes.into(),
             action,
             topic: topic.into(),
             count: 1,
@@ -173,6 +176,7 @@ mod tests {
             client_id: "c",
             device: None,
             roles: &[],
+            scopes: &[],
         }
     }
 
@@ -205,6 +209,10 @@ mod tests {
                 ..subject("ann")
             },
             Subject {
+                scopes: &roles,
+                ..subject("ann")
+            },
+            Subject {
                 client_id: "d",
                 ..subject("ann")
             },
@@ -219,7 +227,7 @@ mod tests {
             }
         }
         let all = decisions.all();
-        assert_eq!(all.len(), 10);
+        assert_eq!(all.len(), 12);
         assert!(all.iter().all(|asked| asked.count == 2));
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Asked, Decision, Permissions, Policy, Reason, Rule};
+use super::{Action, Asked, Permissions, Policy, Rule};
 
 /// What a change would have changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,8 +64,6 @@ impl Turn {
     }
 }
 
-/// The id of a rule that there is not yet.
-pub const NEW_RULE: i64 = 0;
 /// Differences that are told.
 const TOLD: usize = 500;
 
@@ -87,9 +85,10 @@ pub fn dry_run(
             client_id,
             device,
             roles,
+            scopes,
             ..
         } = asked.clone();
-        (realm, name, client_id, device, roles)
+        (realm, name, client_id, device, roles, scopes)
     };
     asked.sort_by_cached_key(client);
     let mut found: HashMap<Same, Difference> = HashMap::new();
@@ -148,11 +147,11 @@ fn turn(then: &Permissions, now: &Permissions, asked: &Asked) -> Option<(Turn, S
     let decide = |permissions: &Permissions| match asked.action {
         Action::Publish => (
             permissions.publish(topic).allowed,
-            spoken(permissions.publish(topic)),
+            permissions.publish(topic).to_string(),
         ),
         Action::Subscribe => (
             permissions.subscribe(topic).allowed,
-            spoken(permissions.subscribe(topic)),
+            permissions.subscribe(topic).to_string(),
         ),
     };
     let ((was_allowed, was), (allowed, would)) = (decide(then), decide(now));
@@ -187,25 +186,8 @@ fn turn(then: &Permissions, now: &Permissions, asked: &Asked) -> Option<(Turn, S
     }
 }
 
-fn spoken(decision: Decision<'_>) -> String {
-    match decision.reason {
-        Reason::Rule(rule) if rule.id == NEW_RULE => {
-            let word = if decision.allowed {
-                "allowed"
-            } else {
-                "denied"
-            };
-            format!("{word} by {}", named(rule))
-        }
-        _ => decision.to_string(),
-    }
-}
-
 fn named(rule: &Rule) -> String {
-    match rule.id {
-        NEW_RULE => format!("the new rule: {rule}"),
-        id => format!("rule {id}: {rule}"),
-    }
+    format!("{}: {rule}", rule.called())
 }
 
 #[cfg(test)]
@@ -230,6 +212,7 @@ mod tests {
             client_id: client_id.into(),
             device: None,
             roles: ["family".into()].into(),
+            scopes: [].into(),
             action,
             topic: topic.into(),
             count,
@@ -255,7 +238,7 @@ mod tests {
     #[test]
     fn a_new_deny_tells_whom_it_would_stop_how_often_and_by_what() {
         let mut changed = rules();
-        changed.push(rule(NEW_RULE, Deny, Publish, "home/door", Who::Everyone));
+        changed.push(rule(Rule::NEW, Deny, Publish, "home/door", Who::Everyone));
         let decisions = vec![
             asked("ann", "a1", Publish, "home/door", 2),
             asked("ann", "a2", Publish, "home/door", 3),
@@ -292,7 +275,7 @@ mod tests {
     #[test]
     fn what_is_withheld_inside_a_subscription_counts_as_a_difference() {
         let mut narrower = rules();
-        narrower.push(rule(NEW_RULE, Deny, Subscribe, "+/door", Who::Everyone));
+        narrower.push(rule(Rule::NEW, Deny, Subscribe, "+/door", Who::Everyone));
         let mut wider = rules();
         wider.remove(2);
         let decisions = vec![asked("ann", "a", Subscribe, "home/#", 1)];

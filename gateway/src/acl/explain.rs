@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::permissions::intersection;
-use super::{Action, Effect, Permissions, Policy, Reason, Rule, Subject, Who};
+use super::{Action, Effect, Permissions, Policy, Reason, Rule, Subject, Who, scope};
 use crate::mqtt::covers;
 
 /// A decision with everything that led to it.
@@ -27,8 +27,8 @@ pub struct Explanation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     pub filter: String,
-    /// The rule that allows it.
-    pub rule: i64,
+    /// The rule that allows it; `None`: a scope does.
+    pub rule: Option<i64>,
     /// Why that rule applies.
     pub origin: String,
     /// Rules that withhold messages inside it.
@@ -66,22 +66,23 @@ pub fn explain(policy: &Policy, subject: &Subject, action: Action, topic: &str) 
         Action::Subscribe if !decision.allowed => parts(&permissions, filter),
         _ => Vec::new(),
     };
-    let silenced = policy.rules_for(subject).filter(|rule| {
+    let said = scope::rules(subject.scopes);
+    let silenced = said.iter().chain(policy.rules_for(subject)).filter(|rule| {
         rule.action == action
             && rule.effect == Effect::Allow
-            && permissions.effective_filter(rule.id).is_none()
+            && permissions.effective_filter(rule).is_none()
     });
     notes.extend(silenced.map(|rule| {
         format!(
-            "rule {} never matches here, because of the value of a variable: {rule}",
-            rule.id
+            "{} never matches here, because of the value of a variable: {rule}",
+            rule.called()
         )
     }));
     Explanation {
         allowed: decision.allowed,
         decision: decision.to_string(),
-        rule: rule.map(|rule| rule.id),
-        origin: rule.map(|rule| origin(rule, permissions.effective_filter(rule.id))),
+        rule: rule.and_then(stored),
+        origin: rule.map(|rule| origin(rule, permissions.effective_filter(rule))),
         parts,
         notes,
     }
@@ -102,8 +103,8 @@ fn parts(permissions: &Permissions, filter: &str) -> Vec<Part> {
         parts.retain(|part| !covers(&common, &part.filter));
         let denies = permissions.denies_within(&common);
         parts.push(Part {
-            rule: rule.id,
-            origin: origin(rule, permissions.effective_filter(rule.id)),
+            rule: stored(rule),
+            origin: origin(rule, permissions.effective_filter(rule)),
             withheld_by: denies.map(|rule| rule.id).collect(),
             filter: common,
         });
@@ -111,10 +112,16 @@ fn parts(permissions: &Permissions, filter: &str) -> Vec<Part> {
     parts
 }
 
+/// The number that the operator knows the rule by.
+fn stored(rule: &Rule) -> Option<i64> {
+    (rule.id != Rule::OF_SCOPE).then_some(rule.id)
+}
+
 fn origin(rule: &Rule, effective: Option<&str>) -> String {
     let whom = match &rule.who {
         Who::Everyone => "it is for everyone".to_owned(),
         Who::Role(role) => format!("the user has the role {role}"),
+        Who::Scope(scope) => format!("the token has the scope {scope}"),
         Who::User { realm, name } => format!("it is for the user {realm}:{name} itself"),
     };
     match effective {
@@ -176,6 +183,7 @@ mod tests {
             client_id: "c",
             device: None,
             roles: &roles,
+            scopes: &[],
         };
         let answer = explain(&policy, &who, Action::Subscribe, "$share/g/home/ann/#");
         assert!(answer.allowed);
@@ -191,7 +199,7 @@ mod tests {
         assert!(!answer.allowed);
         let part = Part {
             filter: "home/ann/#".to_owned(),
-            rule: 1,
+            rule: Some(1),
             origin: "the user has the role family; its filter here is home/ann/#".to_owned(),
             withheld_by: vec![2],
         };
@@ -224,6 +232,7 @@ mod tests {
             client_id: "c",
             device: None,
             roles: &[],
+            scopes: &[],
         };
         for (asked, expected) in [
             ("home/#", &["home/+/x"][..]),

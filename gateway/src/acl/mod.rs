@@ -12,10 +12,11 @@ mod explain;
 mod permissions;
 mod policy;
 mod rule;
+mod scope;
 mod template;
 
 pub use decisions::{Asked, Decisions};
-pub use dry_run::{Difference, DryRun, NEW_RULE, Turn, dry_run};
+pub use dry_run::{Difference, DryRun, Turn, dry_run};
 pub use explain::{Explanation, Part, explain};
 pub use permissions::{Decision, Permissions, Reason};
 pub use policy::{Policy, PolicyHandle, Subject};
@@ -30,7 +31,8 @@ pub enum AclError {
     #[error("{0:?} is not an action; use \"publish\" or \"subscribe\"")]
     Action(String),
     #[error(
-        "{0:?} does not say whom a rule is for; use \"user:REALM:NAME\", \"role:NAME\" or \"everyone\""
+        "{0:?} does not say whom a rule is for; use \"user:REALM:NAME\", \"role:NAME\", \"scope:NAME\" or \
+         \"everyone\""
     )]
     Who(String),
     #[error("topic filter {filter:?}: {problem}")]

@@ -175,10 +175,10 @@ impl Permissions {
     }
 
     /// The filter of a rule after its variables were replaced; `None` if the rule does not apply here.
-    pub(super) fn effective_filter(&self, id: i64) -> Option<&str> {
+    pub(super) fn effective_filter(&self, rule: &Rule) -> Option<&str> {
         self.entries
             .iter()
-            .find(|entry| entry.rule.id == id)
+            .find(|entry| *entry.rule == *rule)
             .map(|entry| entry.filter.as_ref())
     }
 
@@ -267,7 +267,7 @@ impl fmt::Display for Decision<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.allowed { "allowed" } else { "denied" })?;
         match self.reason {
-            Reason::Rule(rule) => write!(f, " by rule {}: {rule}", rule.id),
+            Reason::Rule(rule) => write!(f, " by {}: {rule}", rule.called()),
             Reason::NoRule => f.write_str(": no rule allows it"),
             Reason::NoDeny => f.write_str(": no rule denies it"),
             Reason::DollarTopic => f.write_str(": clients never publish to $ topics"),

@@ -23,6 +23,7 @@ fn alice(roles: &[Arc<str>]) -> Subject<'_> {
         client_id: "c1",
         device: None,
         roles,
+        scopes: &[],
     }
 }
 
@@ -309,7 +310,7 @@ proptest! {
             match who { 0 => Who::Everyone, 1 => Who::Role("r".into()), _ => Who::Role("absent".into()) },
         )).collect();
         let roles: [Arc<str>; 1] = ["r".into()];
-        let subject = Subject { realm: "local", name: user, client_id: client, device, roles: &roles };
+        let subject = Subject { realm: "local", name: user, client_id: client, device, roles: &roles, scopes: &[] };
         let permissions = Policy::new(built.clone()).permissions(&subject);
 
         let any = |effect: Effect, action: Action, test: &dyn Fn(&str) -> bool| built.iter().any(|rule| {

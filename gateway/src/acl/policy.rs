@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 
-use super::{Permissions, Rule, Who};
+use super::{Permissions, Rule, Who, scope};
 
 /// Who asks: the principal, and the client identifier it connected with.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,8 @@ pub struct Subject<'a> {
     /// `%d`; `None` for what is not a device.
     pub device: Option<&'a str>,
     pub roles: &'a [Arc<str>],
+    /// The scopes of its token; those of the forms `mqtt:pub:FILTER` and `mqtt:sub:FILTER` are permissions themselves.
+    pub scopes: &'a [Arc<str>],
 }
 
 type RulesByName = HashMap<Arc<str>, Vec<Arc<Rule>>>;
@@ -30,6 +32,7 @@ pub struct Policy {
     rules: Vec<Arc<Rule>>,
     everyone: Vec<Arc<Rule>>,
     roles: RulesByName,
+    scopes: RulesByName,
     /// By realm, then by name.
     users: HashMap<Arc<str>, RulesByName>,
 }
@@ -42,6 +45,7 @@ impl Policy {
             rules: rules.into_iter().map(Arc::new).collect(),
             everyone: Vec::new(),
             roles: HashMap::new(),
+            scopes: HashMap::new(),
             users: HashMap::new(),
         };
         policy.rules.sort_by_key(|rule| rule.id);
@@ -49,6 +53,7 @@ impl Policy {
             let place = match &rule.who {
                 Who::Everyone => &mut policy.everyone,
                 Who::Role(role) => policy.roles.entry(role.clone()).or_default(),
+                Who::Scope(scope) => policy.scopes.entry(scope.clone()).or_default(),
                 Who::User { realm, name } => policy
                     .users
                     .entry(realm.clone())
@@ -71,12 +76,17 @@ impl Policy {
         self.rules.iter().map(Arc::as_ref)
     }
 
-    /// What this subject may do: the rules that apply to it, with their variables replaced (P1).
+    /// What this subject may do: the rules that apply to it, with their variables replaced (P1), and what its scopes say.
     pub fn permissions(&self, subject: &Subject) -> Permissions {
-        Permissions::new(self.generation, self.rules_for(subject), subject)
+        if subject.scopes.is_empty() {
+            return Permissions::new(self.generation, self.rules_for(subject), subject);
+        }
+        let said = scope::rules(subject.scopes);
+        let rules = said.iter().chain(self.rules_for(subject));
+        Permissions::new(self.generation, rules, subject)
     }
 
-    /// The rules for everyone, for the subject's roles and for the subject itself.
+    /// The rules for everyone, for the subject's roles and scopes, and for the subject itself.
     pub(super) fn rules_for<'a>(
         &'a self,
         subject: &Subject<'a>,
@@ -85,19 +95,19 @@ impl Policy {
             .users
             .get(subject.realm)
             .and_then(|names| names.get(subject.name));
-        let roles = subject.roles;
-        let by_role = roles
-            .iter()
-            .enumerate()
-            .filter(move |(i, role)| !roles[..*i].contains(role));
-        let by_role = by_role
-            .filter_map(|(_, role)| self.roles.get(role))
-            .flatten();
+        let by_role = each_once(subject.roles).filter_map(|role| self.roles.get(role));
+        let by_scope = each_once(subject.scopes).filter_map(|scope| self.scopes.get(scope));
         self.everyone
             .iter()
-            .chain(by_role)
+            .chain(by_role.flatten())
+            .chain(by_scope.flatten())
             .chain(own.into_iter().flatten())
     }
+}
+
+fn each_once(names: &[Arc<str>]) -> impl Iterator<Item = &Arc<str>> {
+    let first = move |(i, name): &(usize, &Arc<str>)| !names[..*i].contains(name);
+    names.iter().enumerate().filter(first).map(|(_, name)| name)
 }
 
 /// The policy in force. Reading it takes no lock; a replacement is seen by the next read.

@@ -1,5 +1,6 @@
 //! One rule of the policy: what it says, whom it is for, and what an operator should know about it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::{AclError, Template};
 use crate::store::StoredRule;
 
-/// Allow or deny one action on the topics of a filter, for a user, a role or everyone.
+/// Allow or deny one action on the topics of a filter, for a user, a role, an OAuth2 scope or everyone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// The number the operator sees and removes it by.
+    /// The number the operator sees and removes it by; [`Rule::OF_SCOPE`] if it is not stored but said by a scope.
     pub id: i64,
     pub effect: Effect,
     pub action: Action,
@@ -21,6 +22,20 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// In place of a number, where the scope of a token is itself the rule.
+    pub const OF_SCOPE: i64 = 0;
+    /// The [`id`](Self::id) of a rule that there is not yet: a dry run asks what it would do.
+    pub const NEW: i64 = -1;
+
+    /// What an operator calls it.
+    pub fn called(&self) -> Cow<'static, str> {
+        match self.id {
+            Rule::OF_SCOPE => "a scope".into(),
+            Rule::NEW => "the new rule".into(),
+            id => format!("rule {id}").into(),
+        }
+    }
+
     /// What an operator should know before relying on this rule; empty for most rules.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -63,13 +78,18 @@ pub enum Action {
     Subscribe,
 }
 
-/// Whom a rule is for. Its text form, `user:REALM:NAME`, `role:NAME` or `everyone`, parses back to the same value; a
-/// realm that contains a colon has it written as `%3A`.
+/// Whom a rule is for. Its text form, `user:REALM:NAME`, `role:NAME`, `scope:NAME` or `everyone`, parses back to the same
+/// value; a realm that contains a colon has it written as `%3A`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Who {
-    User { realm: Arc<str>, name: Arc<str> },
+    User {
+        realm: Arc<str>,
+        name: Arc<str>,
+    },
     Role(Arc<str>),
+    /// Whoever's token has this scope (RFC 6749, 3.3).
+    Scope(Arc<str>),
     Everyone,
 }
 
@@ -86,6 +106,7 @@ impl TryFrom<&StoredRule> for Rule {
                     name: text.who.as_str().into(),
                 },
                 "role" => Who::Role(text.who.as_str().into()),
+                "scope" => Who::Scope(text.who.as_str().into()),
                 "everyone" => Who::Everyone,
                 other => return Err(AclError::Who(other.to_owned())),
             };
@@ -140,6 +161,7 @@ impl fmt::Display for Who {
                 )
             }
             Who::Role(role) => write!(f, "role:{role}"),
+            Who::Scope(scope) => write!(f, "scope:{scope}"),
             Who::Everyone => f.write_str("everyone"),
         }
     }
@@ -156,6 +178,7 @@ impl FromStr for Who {
         let (kind, rest) = text.split_once(':').ok_or_else(refused)?;
         match kind {
             "role" if !rest.is_empty() => Ok(Who::Role(rest.into())),
+            "scope" if is_scope(rest) => Ok(Who::Scope(rest.into())),
             "user" => match rest.split_once(':') {
                 Some((realm, name)) if !realm.is_empty() && !name.is_empty() => Ok(Who::User {
                     realm: realm.replace("%3A", ":").replace("%25", "%").into(),
@@ -166,6 +189,15 @@ impl FromStr for Who {
             _ => Err(refused()),
         }
     }
+}
+
+/// The longest scope that counts, in bytes.
+const SCOPE_MAX: usize = 1024 + 16;
+
+/// Whether this is a scope (RFC 6749, 3.3) of a length that counts.
+fn is_scope(text: &str) -> bool {
+    let usable = |b: u8| matches!(b, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
+    (1..=SCOPE_MAX).contains(&text.len()) && text.bytes().all(usable)
 }
 
 #[cfg(test)]
@@ -187,6 +219,7 @@ mod tests {
         for who in [
             Who::Everyone,
             Who::Role("admin".into()),
+            Who::Scope("mqtt:read".into()),
             Who::User {
                 realm: "local".into(),
                 name: "a:b".into(),
@@ -205,6 +238,9 @@ mod tests {
             "user:alice",
             "user::x",
             "role:",
+            "scope:",
+            "scope:a b",
+            "scope:\"",
             "group:x",
             "Everyone",
         ] {

@@ -183,6 +183,7 @@ mod tests {
             client_id,
             device,
             roles: &[],
+            scopes: &[],
         }
     }
 

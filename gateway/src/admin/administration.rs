@@ -436,7 +436,7 @@ impl Administration {
                     warnings.push(format!("there is no user {name:?} yet"));
                 }
             }
-            Who::User { .. } | Who::Everyone => {}
+            Who::User { .. } | Who::Scope(_) | Who::Everyone => {}
         }
         let _turn = self.turn().await?;
         let id = self.accounts.add_rule(&stored(&rule)).await?;
@@ -633,6 +633,7 @@ pub(super) fn stored(rule: &Rule) -> NewRule {
     let (who_kind, realm, who) = match &rule.who {
         Who::User { realm, name } => ("user", realm.as_ref(), name.as_ref()),
         Who::Role(role) => ("role", "", role.as_ref()),
+        Who::Scope(scope) => ("scope", "", scope.as_ref()),
         Who::Everyone => ("everyone", "", ""),
     };
     NewRule {

@@ -46,7 +46,7 @@ impl Import {
         move |rule| match rule.who.parse() {
             Ok(Who::Role(name)) => roles.contains(&*name),
             Ok(Who::User { realm, name }) => *realm == *LOCAL_REALM && names.contains(&*name),
-            Ok(Who::Everyone) | Err(_) => false,
+            Ok(Who::Scope(_) | Who::Everyone) | Err(_) => false,
         }
     }
 
@@ -213,7 +213,7 @@ fn checked_rule(line: &RuleLine) -> Result<NewRule, AdminError> {
         Who::User { realm, name } if realm.as_ref() == LOCAL_REALM => {
             check_user_name(name)?;
         }
-        Who::User { .. } | Who::Everyone => {}
+        Who::User { .. } | Who::Scope(_) | Who::Everyone => {}
     }
     Ok(stored(&rule))
 }

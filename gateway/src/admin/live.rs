@@ -42,6 +42,7 @@ pub struct SessionOf {
     pub client_id: String,
     /// Those of its last login (P3).
     pub roles: Arc<[Arc<str>]>,
+    pub scopes: Arc<[Arc<str>]>,
     pub device: Option<Arc<str>>,
     /// Whether a client certificate said who it is.
     pub by_certificate: bool,

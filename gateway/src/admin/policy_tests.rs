@@ -40,6 +40,7 @@ impl LiveSessions for Somebody {
         let session = |device: Option<&str>| SessionOf {
             client_id: "c1".to_owned(),
             roles: ["sensor".into()].into(),
+            scopes: Arc::default(),
             device: device.map(Arc::from),
             by_certificate: device.is_some(),
         };
@@ -192,6 +193,7 @@ async fn a_dry_run_tells_what_would_be_decided_differently_and_changes_nothing()
         client_id: "c",
         device: None,
         roles: &[],
+        scopes: &[],
     };
     let decisions = world.admin.decisions();
     for (name, times) in [("kitchen", 3), ("bath", 1)] {

@@ -115,6 +115,7 @@ impl LiveSessions for Sessions {
         let sessions = sessions.map(|(client_id, principal)| SessionOf {
             client_id: client_id.to_string(),
             roles: principal.roles.clone(),
+            scopes: principal.scopes.clone(),
             device: principal.device.clone(),
             by_certificate: principal.certificate.is_some(),
         });
@@ -128,6 +129,8 @@ impl LiveSessions for Sessions {
         });
         let refused = "; until it can write again, QoS 1 and 2 and persistent sessions are refused";
         let failure = failure.map(|failure| format!("{failure}{refused}"));
-        failure.into_iter().chain(self.trusts.problems()).collect()
+        let issuers = self.registry.issuer_problems();
+        let problems = failure.into_iter().chain(self.trusts.problems());
+        problems.chain(issuers).collect()
     }
 }

@@ -12,8 +12,8 @@ use super::cache::PasswordCache;
 use super::password;
 use super::pool::{Overflow, Pool, Vain, Wrong};
 use super::{
-    AuthError, Certificate, LOCAL_REALM, Principal, SecretKey, Upgrade, Upgrades, Users,
-    check_user_name, imported,
+    AuthError, Certificate, Issuers, LOCAL_REALM, Principal, SecretKey, TokenProblem, Upgrade,
+    Upgrades, Users, check_user_name, imported,
 };
 use crate::mqtt::ReasonCode;
 use crate::store::{Credential, User};
@@ -38,15 +38,35 @@ pub enum Refusal {
     OtherName,
     #[error("the account is disabled")]
     Banned,
-    #[error("too many passwords wait to be verified")]
+    #[error("too many logins wait to be looked at")]
     Busy,
+    #[error(transparent)]
+    Token(TokenProblem),
+    #[error("the issuer that would have to vouch for the token does not answer")]
+    Unavailable,
 }
 
 impl Refusal {
+    /// What a client may be told that has no user name which these words could say something about.
+    pub fn words(self) -> &'static str {
+        match self {
+            Refusal::BadCredentials => "wrong user name or password",
+            Refusal::OtherName => "the user name is not the one in the client certificate",
+            Refusal::NotAuthorized => "not allowed to connect",
+            Refusal::Banned => "the account is disabled",
+            Refusal::Busy => "too many logins at once, try again",
+            Refusal::Token(problem) => problem.words(),
+            Refusal::Unavailable => "the issuer of the token does not answer, try again",
+        }
+    }
+
     /// The CONNACK reason code (MQTT 5.0 section 3.2.2.2).
     pub fn reason_code(self) -> ReasonCode {
         match self {
-            Refusal::BadCredentials | Refusal::OtherName => ReasonCode::BadUserNameOrPassword,
+            Refusal::BadCredentials | Refusal::OtherName | Refusal::Token(_) => {
+                ReasonCode::BadUserNameOrPassword
+            }
+            Refusal::Unavailable => ReasonCode::ServerUnavailable,
             Refusal::NotAuthorized => ReasonCode::NotAuthorized,
             Refusal::Busy => ReasonCode::ServerBusy,
             Refusal::Banned => ReasonCode::Banned,
@@ -83,14 +103,15 @@ impl Default for Settings {
 
 /// Verifies credentials against the users in memory.
 pub struct Authenticator {
-    users: Arc<Users>,
+    pub(super) users: Arc<Users>,
     key: Arc<SecretKey>,
     cache: Arc<PasswordCache>,
     pool: Pool,
     settings: ArcSwap<Settings>,
+    pub(super) issuers: OnceLock<Arc<Issuers>>,
     /// Hashed against when there is nothing else to hash against.
     decoy: Arc<str>,
-    realm: Arc<str>,
+    pub(super) realm: Arc<str>,
     upgrades: OnceLock<Arc<dyn Upgrades>>,
     /// Whose imported hashes are being replaced: once for each, however many of them log in.
     replacing: Arc<Mutex<HashSet<Arc<str>>>>,
@@ -108,6 +129,7 @@ impl Authenticator {
             cache: Arc::new(PasswordCache::new(settings.password_cache)?),
             pool: Pool::new(settings.password_slots, settings.password_queue)?,
             settings: ArcSwap::from_pointee(settings),
+            issuers: OnceLock::new(),
             decoy: password::decoy()?.into(),
             realm: LOCAL_REALM.into(),
             upgrades: OnceLock::new(),
@@ -123,6 +145,11 @@ impl Authenticator {
     /// The users that logins read.
     pub fn users(&self) -> &Users {
         &self.users
+    }
+
+    /// Says whose tokens are credentials. The first one stays.
+    pub fn attach_issuers(&self, issuers: Arc<Issuers>) {
+        let _ = self.issuers.set(issuers);
     }
 
     /// Takes new settings over; logins under way finish by the old ones.
@@ -164,15 +191,7 @@ impl Authenticator {
             return self.by_certificate(certificate, credentials.username);
         }
         let principal = self.by_password(credentials, origin, false, wrong).await?;
-        match &certificate.name {
-            // Two factors of two principals are no factors of one.
-            Some(name) if *name != principal.name => Err(Refusal::OtherName),
-            _ => Ok(Principal {
-                expires_at: Some(certificate.not_after),
-                certificate: Some(certificate.clone()),
-                ..principal
-            }),
-        }
+        with_certificate(principal, certificate)
     }
 
     /// The password decides, or that there is none.
@@ -183,6 +202,9 @@ impl Authenticator {
         may_be_anonymous: bool,
         wrong: &Wrong,
     ) -> Result<Principal, Refusal> {
+        if let Some(presented) = self.presented_token(&credentials) {
+            return self.by_token(presented, origin, wrong).await;
+        }
         let (name, password) = match (credentials.username, credentials.password) {
             (None, None) if may_be_anonymous => return self.anonymous(),
             (None, None) => return Err(Refusal::NotAuthorized),
@@ -264,6 +286,9 @@ impl Authenticator {
             return settings.allow_anonymous
                 && *principal.roles == [settings.anonymous_role.clone()];
         }
+        if !self.trusts_issuer_of(principal) {
+            return false;
+        }
         if principal.realm != self.realm {
             return true;
         }
@@ -342,11 +367,13 @@ impl Authenticator {
                 realm: certificate.realm.clone(),
                 name: name.clone(),
                 roles: [certificate.role.clone()].into(),
+                scopes: [].into(),
                 device: Some(name.clone()),
                 account: false,
                 shown: None,
                 expires_at: None,
                 certificate: None,
+                token: None,
                 anonymous: false,
             },
         };
@@ -366,7 +393,7 @@ impl Authenticator {
     }
 
     /// The last step for who proved its name.
-    fn admit(&self, user: &User) -> Result<Principal, Refusal> {
+    pub(super) fn admit(&self, user: &User) -> Result<Principal, Refusal> {
         if user.disabled {
             return Err(Refusal::Banned);
         }
@@ -374,13 +401,35 @@ impl Authenticator {
             realm: self.realm.clone(),
             name: user.name.clone(),
             roles: user.roles.clone(),
+            scopes: [].into(),
             device: user.device_id().cloned(),
             account: true,
             shown: None,
             expires_at: None,
             certificate: None,
+            token: None,
             anonymous: false,
         })
+    }
+
+    /// Costs what a wrong password costs: neither the time nor the answer of a refusal tells whether a name is known (I2).
+    pub(super) async fn pay_in_vain(
+        &self,
+        presented: &[u8],
+        origin: Option<IpAddr>,
+        wrong: &Wrong,
+    ) -> Result<(), Refusal> {
+        let vain = Vain {
+            efforts: self.users.efforts(),
+            decoy: self.decoy.clone(),
+            wrong: wrong.clone(),
+        };
+        // A decoy never verifies.
+        let hashed = self
+            .pool
+            .verify(origin, presented, self.decoy.clone(), vain);
+        hashed.await.map_err(|Overflow| Refusal::Busy)?;
+        Ok(())
     }
 
     fn anonymous(&self) -> Result<Principal, Refusal> {
@@ -422,6 +471,27 @@ impl fmt::Debug for Authenticator {
 /// the same password.
 fn is_still_good(shown: &Credential, now: &Credential) -> bool {
     shown == now || matches!(shown, Credential::Chosen(phc) if imported::is_imported(phc))
+}
+
+/// Two factors of two principals are no factors of one. A password is that of a local user, whatever CA names it; a token
+/// names its principal itself.
+pub(super) fn with_certificate(
+    principal: Principal,
+    certificate: &Arc<Certificate>,
+) -> Result<Principal, Refusal> {
+    let is_other = |name: &Arc<str>| {
+        *name != principal.name
+            || (principal.token.is_some() && certificate.realm != principal.realm)
+    };
+    if certificate.name.as_ref().is_some_and(is_other) {
+        return Err(Refusal::OtherName);
+    }
+    let end = certificate.not_after;
+    Ok(Principal {
+        expires_at: Some(principal.expires_at.map_or(end, |token| token.min(end))),
+        certificate: Some(certificate.clone()),
+        ..principal
+    })
 }
 
 /// A name without an account that a certificate vouched for: it is its own device id.

@@ -1,7 +1,8 @@
 //! Who is this? Turns what a client presents into a [`Principal`], or refuses it.
 //!
-//! Today: chosen passwords, generated secrets, client certificates, and anonymous clients where they are allowed. What
-//! is presented selects exactly one method, with no fall-through (I2). Whether a certificate is good is `tls`'s part. What the principal may do is `acl`'s business; counting failures and
+//! Chosen passwords, generated secrets, client certificates, tokens of configured issuers, and anonymous clients where they
+//! are allowed. What is presented selects exactly one method, with no fall-through (I2). Whether a certificate is good is
+//! `tls`'s part, whether a token is that of [`oauth`]. What the principal may do is `acl`'s business; counting failures and
 //! banning addresses is `listen`'s; accounts are kept by `store` and changed through `admin`.
 //!
 //! # What a login costs, and what it tells
@@ -17,10 +18,12 @@
 //! user logs in.
 
 mod authenticator;
+mod by_token;
 mod cache;
 mod certificate;
 mod imported;
 mod name;
+pub mod oauth;
 mod password;
 mod pool;
 mod principal;
@@ -32,6 +35,7 @@ pub use authenticator::{Authenticator, Credentials, Refusal, Settings};
 pub use certificate::Certificate;
 pub use imported::{ImportedHashError, check_imported, check_imported_together, is_imported};
 pub use name::{LOCAL_REALM, check_device_id, check_role, check_user_name};
+pub use oauth::{Issuers, Next, OAuthError, Token, TokenLogin, TokenProblem, TokenRefusal};
 pub use pool::Wrong;
 pub use principal::Principal;
 pub use secret::{SecretKey, generate_device_secret, generate_secret};

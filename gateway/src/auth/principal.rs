@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Certificate, LOCAL_REALM};
+use super::{Certificate, LOCAL_REALM, TokenLogin};
 use crate::store::User;
 
 /// An authenticated client (I1). Rules, `%u` and the ownership of sessions go by realm and name, never by the kind of
@@ -16,6 +16,8 @@ pub struct Principal {
     /// Empty for an anonymous client.
     pub name: Arc<str>,
     pub roles: Arc<[Arc<str>]>,
+    /// Of the token of this login: names that rules may be for, and permissions in the form that `acl` understands.
+    pub scopes: Arc<[Arc<str>]>,
     /// The device id, if this is a device.
     pub device: Option<Arc<str>>,
     /// Whether it has an account, and is nobody without it; a certificate alone vouches for names that have none.
@@ -26,6 +28,8 @@ pub struct Principal {
     pub expires_at: Option<SystemTime>,
     /// The client certificate of this login, if there was one: its connection ends with it.
     pub certificate: Option<Arc<Certificate>>,
+    /// The token of this login, if there was one: its connection ends with it.
+    pub token: Option<Arc<TokenLogin>>,
     pub anonymous: bool,
 }
 
@@ -36,11 +40,13 @@ impl Principal {
             realm: LOCAL_REALM.into(),
             name: "".into(),
             roles: [role.clone()].into(),
+            scopes: [].into(),
             device: None,
             account: false,
             shown: None,
             expires_at: None,
             certificate: None,
+            token: None,
             anonymous: true,
         }
     }

@@ -54,6 +54,9 @@ enum Verb {
         /// A role, instead of those of the account or of the last login; may be repeated
         #[arg(long = "role", value_name = "ROLE")]
         roles: Vec<String>,
+        /// A scope of its token, instead of those of the last login; may be repeated
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
         /// The realm: that of an issuer or a foreign CA for who has no account here
         #[arg(long, default_value = LOCAL_REALM)]
         realm: String,
@@ -69,7 +72,7 @@ struct RuleArgs {
     #[command(flatten)]
     who: WhoArgs,
     /// The realm of --user
-    #[arg(long, conflicts_with_all = ["role", "everyone"], default_value = LOCAL_REALM)]
+    #[arg(long, conflicts_with_all = ["role", "scope", "everyone"], default_value = LOCAL_REALM)]
     realm: String,
     /// Change nothing: tell which decisions of late would have been other ones
     #[arg(long)]
@@ -85,6 +88,9 @@ struct WhoArgs {
     /// The rule is for every user with this role
     #[arg(long, value_name = "ROLE")]
     role: Option<String>,
+    /// The rule is for every client whose token has this OAuth2 scope
+    #[arg(long, value_name = "SCOPE")]
+    scope: Option<String>,
     /// The rule is for all clients
     #[arg(long)]
     everyone: bool,
@@ -110,6 +116,7 @@ impl Args {
                 client_id,
                 device,
                 roles,
+                scopes,
                 realm,
             } => {
                 let question = Question {
@@ -120,6 +127,7 @@ impl Args {
                     device,
                     realm: Some(realm),
                     roles: (!roles.is_empty()).then_some(roles),
+                    scopes: (!scopes.is_empty()).then_some(scopes),
                 };
                 let command = Command::Explain(question);
                 explain(Reach::once(dir, false, command).await?, out)
@@ -156,13 +164,14 @@ impl RuleArgs {
     }
 
     fn command(self, effect: Effect) -> Command {
-        let who = match (self.who.user, self.who.role) {
-            (Some(name), _) => Who::User {
+        let who = match (self.who.user, self.who.role, self.who.scope) {
+            (Some(name), ..) => Who::User {
                 realm: self.realm.into(),
                 name: name.into(),
             },
-            (None, Some(role)) => Who::Role(role.into()),
-            (None, None) => Who::Everyone,
+            (None, Some(role), _) => Who::Role(role.into()),
+            (None, None, Some(scope)) => Who::Scope(scope.into()),
+            (None, None, None) => Who::Everyone,
         };
         Command::AddRule {
             effect,
@@ -221,10 +230,14 @@ fn explain(answer: Answer, out: &mut impl Write) -> Result<ExitCode, CliError> {
                 format!(", less what rules {} withhold", rules.join(", "))
             }
         };
+        let by = match part.rule {
+            Some(rule) => format!("by rule {rule}"),
+            None => "by a scope".to_owned(),
+        };
         writeln!(
             out,
-            "  inside it {} is allowed by rule {}, because {}{but}",
-            part.filter, part.rule, part.origin
+            "  inside it {} is allowed {by}, because {}{but}",
+            part.filter, part.origin
         )?;
     }
     for note in &explanation.notes {

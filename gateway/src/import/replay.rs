@@ -127,6 +127,7 @@ pub fn replay(plan: &Plan, in_force: &[RuleLine]) -> Replay {
             client_id: CLIENT_ID,
             device: None,
             roles,
+            scopes: &[],
         };
         let probes = Probes::of(&plan.meaning, who, others);
         spent += probes.topics.len() * probes.filters.len();

@@ -6,7 +6,7 @@
 use std::{
     cell::RefCell,
     future::{Future, poll_fn},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll},
@@ -19,7 +19,7 @@ use tokio::{
     time::Sleep,
 };
 
-use super::{Context, greeting::Welcome};
+use super::{Context, enhanced, greeting::Welcome};
 use crate::{
     mqtt::{Decoder, ReasonCode},
     routing::{
@@ -47,7 +47,7 @@ pub async fn drive<S>(stream: Pin<Box<S>>, welcome: Welcome, context: &Context, 
 where
     S: AsyncRead + AsyncWrite,
 {
-    let mut driver = Driver::new(stream, welcome, context);
+    let mut driver = Driver::new(stream, welcome, context, peer.ip());
     let ending = poll_fn(|cx| driver.poll(cx)).await;
     // Boxed: what ends must not make what lives larger. In turn: when a network breaks, all of them end at once.
     let end = Box::pin(driver.end(ending, peer));
@@ -69,7 +69,12 @@ struct Driver<'a, S> {
     counted: usize,
     hold: Hold,
     keep_alive: Option<KeepAlive>,
+    /// A new token of the client is being verified.
+    renewal: Option<Renewal<'a>>,
+    address: IpAddr,
 }
+
+type Renewal<'a> = Pin<Box<dyn Future<Output = Result<(), Ending>> + Send + 'a>>;
 
 /// Why the gateway does not read at the moment.
 enum Hold {
@@ -100,7 +105,7 @@ enum Input {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
-    fn new(stream: Pin<Box<S>>, welcome: Welcome, context: &'a Context) -> Self {
+    fn new(stream: Pin<Box<S>>, welcome: Welcome, context: &'a Context, address: IpAddr) -> Self {
         let Welcome {
             connection,
             decoder,
@@ -134,6 +139,8 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
             counted: 0,
             hold: Hold::No,
             keep_alive,
+            renewal: None,
+            address,
         }
     }
 
@@ -196,12 +203,33 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
                 more = true;
             }
         }
+        more |= self.renew(cx, out)?;
         let written = self.write(cx, out)?;
         if let (true, true, Some(keep_alive)) = (full, written, &mut self.keep_alive) {
             // Whoever takes what we send is alive.
             keep_alive.heard = Instant::now();
         }
         Ok(more && out.len() < OUTBOX)
+    }
+
+    /// Has a new token of the client verified; true if that is done.
+    fn renew(&mut self, cx: &mut Task<'_>, out: &mut BytesMut) -> Result<bool, Ending> {
+        if let Some(token) = self.connection.take_presented() {
+            let session = self.connection.session().clone();
+            let epoch = self.connection.epoch();
+            let renewal = enhanced::renew(self.context, session, epoch, token, self.address);
+            self.renewal = Some(Box::pin(renewal));
+        }
+        let Some(renewal) = &mut self.renewal else {
+            return Ok(false);
+        };
+        let Poll::Ready(outcome) = renewal.as_mut().poll(cx) else {
+            return Ok(false);
+        };
+        self.renewal = None;
+        outcome?;
+        self.connection.authenticated_anew(out)?;
+        Ok(true)
     }
 
     /// Whether the stream took something.

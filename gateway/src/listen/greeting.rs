@@ -2,16 +2,16 @@
 
 use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
-    Context, bans::Login, certificate::Presented, noted, opening::Opening, prefix::Prefix,
-    reserved, sightings,
+    Context, bans::Login, certificate::Presented, enhanced, noted, opening::Opening,
+    prefix::Prefix, reserved, sightings,
 };
 use crate::{
-    auth::{Credentials, Principal, Refusal, Wrong},
+    auth::{Credentials, Principal, Refusal, TokenProblem, Wrong},
     mqtt::{
         self, ConnAck, Connect, DecodeError, Decoder, Packet, PeerLimits, ReasonCode, Reply,
         Version, validate_topic_name,
@@ -28,6 +28,8 @@ pub struct Welcome {
     pub connection: Connection,
     pub decoder: Decoder,
     pub rest: BytesMut,
+    /// Under which its logins are counted: its user name, unless that may be a token.
+    pub name: Arc<str>,
     /// Keep alive that the gateway enforces; `None` where the client wants none and cannot be given one (v3).
     pub keep_alive: Option<Duration>,
     /// The firmware version that it says it has.
@@ -50,6 +52,9 @@ pub enum Rejected {
     Packet(#[from] DecodeError),
     #[error("CONNECT refused: {0}")]
     Refused(&'static str),
+    /// The client was told less.
+    #[error("CONNECT refused: {0}")]
+    Token(TokenProblem),
 }
 
 /// Reads CONNECT of a client at `address`, finds out who it is, claims the session and sends CONNACK.
@@ -81,18 +86,33 @@ where
             return Err(rejected);
         }
     };
-    let settings = context.registry.settings();
-    decoder.set_max_packet_size(settings.max_packet_size);
     let version = connect.version;
     let peer = PeerLimits {
         maximum_packet_size: connect.maximum_packet_size,
         problem_information: connect.request_problem_information,
     };
+    let token = enhanced::token(stream, &mut decoder, &mut rest, &connect, context).await?;
+    let settings = context.registry.settings();
+    decoder.set_max_packet_size(settings.max_packet_size);
     // I3: however long this takes, it does not count against the deadline for CONNECT.
     let certificate = client.as_ref();
-    let principal = authenticate(&connect, context, certificate, address);
-    let principal = while_present(stream, &mut rest, principal);
-    let admitted = match principal.await? {
+    let name = counted_name(&connect, token.as_ref().ok(), context, certificate);
+    let mut problem = None;
+    let principal = match token {
+        Ok(token) => {
+            let login = Attempt {
+                connect: &connect,
+                token,
+                client: certificate,
+                address,
+                name: &name,
+            };
+            let principal = authenticate(login, context, &mut problem);
+            while_present(stream, &mut rest, principal).await?
+        }
+        Err(refused) => Err(refused),
+    };
+    let admitted = match principal {
         Ok(principal) => {
             let who = principal.clone();
             let mut admitted =
@@ -104,8 +124,8 @@ where
             admitted
         }
         Err(refused) => {
-            let name = claimed_name(&connect, certificate);
-            noted::kept_out(context, &connect, name, address, refused);
+            let why = problem.map_or(refused.1, TokenProblem::words);
+            noted::kept_out(context, &connect, &name, address, (refused.0, why));
             Err(refused)
         }
     };
@@ -138,13 +158,14 @@ where
                 connection,
                 decoder,
                 rest,
+                name,
                 keep_alive,
                 firmware: sightings::firmware(&connect.user_properties),
             })
         }
         Err((reason, why)) => {
             refuse(stream, reason, why, version, peer).await;
-            Err(Rejected::Refused(why))
+            Err(problem.map_or(Rejected::Refused(why), Rejected::Token))
         }
     }
 }
@@ -220,6 +241,8 @@ async fn admit(
         assigned_client_id: assigned.then(|| connect.client_id.clone()),
         topic_alias_maximum: settings.topic_alias_maximum,
         server_keep_alive: imposed,
+        // MQTT-4.12.0-5.
+        authentication_method: connect.authentication_method.clone(),
         ..ConnAck::new(ReasonCode::Success)
     };
     Ok(Admitted {
@@ -274,14 +297,12 @@ impl Drop for Guess<'_> {
     fn drop(&mut self) {
         if self.wrong.is_known() && !self.is_counted {
             self.failed();
-            let refused = (ReasonCode::BadUserNameOrPassword, WRONG);
+            let refused = Refusal::BadCredentials;
+            let refused = (refused.reason_code(), refused.words());
             noted::kept_out(self.context, self.connect, self.name, self.address, refused);
         }
     }
 }
-
-/// What is answered to a wrong guess.
-const WRONG: &str = "wrong user name or password";
 
 /// What is answered while a name is refused from its address.
 const BARRED: (ReasonCode, &str) = (
@@ -289,22 +310,60 @@ const BARRED: (ReasonCode, &str) = (
     "too many failed logins from this address, try again later",
 );
 
-async fn authenticate(
+/// A login as it is presented.
+struct Attempt<'a> {
+    connect: &'a Connect,
+    /// By enhanced authentication.
+    token: Option<Bytes>,
+    client: Option<&'a Presented>,
+    address: IpAddr,
+    /// Under which it is counted.
+    name: &'a str,
+}
+
+/// Failures of others at the same address are not this one's. Never a token.
+fn counted_name(
     connect: &Connect,
+    token: Option<&Option<Bytes>>,
     context: &Context,
     client: Option<&Presented>,
-    address: IpAddr,
-) -> Result<Principal, (ReasonCode, &'static str)> {
-    if connect.authentication_method.is_some() {
-        return Err((
-            ReasonCode::BadAuthenticationMethod,
-            "no enhanced authentication method is offered",
-        ));
+) -> Arc<str> {
+    if let Some(Some(token)) = token {
+        return context.authenticator.name_of_token(token).into();
     }
+    let named = client.and_then(|client| client.certificate.name.clone());
+    match (&connect.username, named) {
+        (None, Some(named)) => named,
+        _ => {
+            let credentials = credentials(connect, client);
+            let name = context.authenticator.counted_name(&credentials);
+            Arc::from(&*name)
+        }
+    }
+}
+
+fn credentials<'a>(connect: &'a Connect, client: Option<&'a Presented>) -> Credentials<'a> {
+    Credentials {
+        username: connect.username.as_deref(),
+        password: connect.password.as_deref(),
+        certificate: client.map(|client| &client.certificate),
+    }
+}
+
+async fn authenticate(
+    attempt: Attempt<'_>,
+    context: &Context,
+    problem: &mut Option<TokenProblem>,
+) -> Result<Principal, (ReasonCode, &'static str)> {
+    let Attempt {
+        connect,
+        token,
+        client,
+        address,
+        name,
+    } = attempt;
     let _waiting = context.metrics.logins_waiting.during();
     let (door, metrics) = (&context.door, &context.metrics);
-    // The name that is claimed: failures of others at the same address are not this one's.
-    let name = claimed_name(connect, client);
     match door.login(address, name) {
         Login::Now => {}
         Login::After(wait) => {
@@ -316,11 +375,7 @@ async fn authenticate(
         // Neither is a failure: the one was counted, the other was not looked at.
         Login::Refused | Login::Full => return Err(BARRED),
     }
-    let credentials = Credentials {
-        username: connect.username.as_deref(),
-        password: connect.password.as_deref(),
-        certificate: client.map(|client| &client.certificate),
-    };
+    let credentials = credentials(connect, client);
     let origin = Prefix::from(address).address();
     let mut guess = Guess {
         context,
@@ -330,10 +385,19 @@ async fn authenticate(
         wrong: Wrong::default(),
         is_counted: false,
     };
-    let authenticated = context
-        .authenticator
-        .authenticate_and_tell(credentials, Some(origin), &guess.wrong)
-        .await;
+    let authenticator = &context.authenticator;
+    let authenticated = match &token {
+        Some(token) => {
+            authenticator
+                .authenticate_by_token(token, &credentials)
+                .await
+        }
+        None => {
+            let login =
+                authenticator.authenticate_and_tell(credentials, Some(origin), &guess.wrong);
+            login.await
+        }
+    };
     match &authenticated {
         // Others that were looked at meanwhile may have failed: one right guess among many tells nothing then.
         Ok(principal) if door.bars(address, name) => {
@@ -344,24 +408,21 @@ async fn authenticate(
         Ok(principal) if principal.anonymous => {}
         Ok(_) => door.logged_in(address, name),
         Err(Refusal::Busy) => metrics.logins_busy.add(1),
+        // No failure of the client.
+        Err(Refusal::Unavailable) => {}
         Err(_) => guess.failed(),
     }
-    authenticated.map_err(|refusal| match refusal {
-        Refusal::BadCredentials => (ReasonCode::BadUserNameOrPassword, WRONG),
-        Refusal::OtherName => (
-            ReasonCode::BadUserNameOrPassword,
-            "the user name is not the one in the client certificate",
-        ),
-        Refusal::NotAuthorized => (ReasonCode::NotAuthorized, "not allowed to connect"),
-        Refusal::Banned => (ReasonCode::Banned, "the account is disabled"),
-        Refusal::Busy => (ReasonCode::ServerBusy, "too many logins at once, try again"),
+    authenticated.map_err(|refusal| {
+        if let Refusal::Token(found) = refusal {
+            *problem = Some(found);
+        }
+        match (refusal, &token) {
+            (Refusal::Token(_), Some(_)) => (ReasonCode::NotAuthorized, refusal.words()),
+            // Not more than for a wrong password: it would tell that there is no such user (I2).
+            (Refusal::Token(_), None) => (refusal.reason_code(), Refusal::BadCredentials.words()),
+            _ => (refusal.reason_code(), refusal.words()),
+        }
     })
-}
-
-/// The name that a client claims, or that its certificate has.
-fn claimed_name<'a>(connect: &'a Connect, client: Option<&'a Presented>) -> &'a str {
-    let named = client.and_then(|client| client.certificate.name.as_deref());
-    connect.username.as_deref().or(named).unwrap_or_default()
 }
 
 /// The will is checked here, and again when it is sent (S1).

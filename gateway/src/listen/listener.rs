@@ -455,8 +455,8 @@ impl Guest {
                 tracing::info!(%peer, %listener, ?client, %principal, "connected");
                 // Who needs no credentials vouches for no address.
                 let door = &self.context.door;
-                let _presence = (!principal.anonymous)
-                    .then(|| door.presence(peer.ip(), principal.name.clone()));
+                let _presence =
+                    (!principal.anonymous).then(|| door.presence(peer.ip(), welcome.name.clone()));
                 let users = self.context.authenticator.users();
                 let _sighting = users.is_device(&principal).then(|| {
                     let (sightings, firmware) = (&self.context.sightings, welcome.firmware.take());

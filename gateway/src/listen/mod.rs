@@ -9,6 +9,7 @@ mod budget;
 mod certificate;
 mod door;
 mod driver;
+mod enhanced;
 mod farewell;
 mod greeting;
 mod handshakes;

@@ -25,6 +25,7 @@ pub(super) fn admission(
             client_id: &connect.client_id,
             device: principal.device.as_deref(),
             roles: &principal.roles,
+            scopes: &principal.scopes,
         };
         let decisions = &context.registry.witness().decisions;
         decisions.remember(&subject, Action::Publish, &will.topic);

@@ -270,7 +270,11 @@ impl fmt::Debug for Connect {
             .field("clean_start", &self.clean_start)
             .field("keep_alive", &self.keep_alive)
             .field("client_id", &self.client_id)
-            .field("username", &self.username)
+            // Small clients put a token there.
+            .field(
+                "username",
+                &self.username.as_ref().map(|name| Length(name.len())),
+            )
             .field("password", &length(&self.password))
             .field("will", &self.will)
             .field("session_expiry", &self.session_expiry)

@@ -1,4 +1,4 @@
-//! The agenda: when do sessions expire, and delayed wills fall due?
+//! The agenda: when do sessions expire, delayed wills fall due, and tokens end?
 //!
 //! One task sleeps until the next moment; a session that is claimed again is forgotten.
 
@@ -20,6 +20,8 @@ use crate::routing::endpoint::{Endpoint, SessionId};
 pub enum Due {
     Will,
     Expiry,
+    /// The token of its login ends, or its issuer is to be asked about it.
+    Token,
 }
 
 #[derive(Default)]
@@ -50,6 +52,7 @@ impl Agenda {
         let mut entries = self.entries.lock();
         entries.remove(session, Due::Will);
         entries.remove(session, Due::Expiry);
+        entries.remove(session, Due::Token);
     }
 
     /// Does what falls due, until the process ends.

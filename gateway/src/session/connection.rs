@@ -10,6 +10,7 @@ use bytestring::ByteString;
 
 use super::{
     alias,
+    enhanced::Enhanced,
     incoming::{Pending, Received, Release},
     mailbox::{Mail, Notice},
     outgoing::{Acknowledged, Window},
@@ -58,6 +59,8 @@ pub struct Connection {
     pub(super) address: Option<IpAddr>,
     pub(super) topics: Topics,
     pub(super) denials: Denials,
+    /// Enhanced authentication, if CONNECT asked for it.
+    pub(super) enhanced: Option<Box<Enhanced>>,
     will: Option<Will>,
     /// Session expiry interval in seconds, as granted; DISCONNECT may change it.
     expiry: u32,
@@ -132,6 +135,16 @@ impl From<Notice> for Ending {
                 ReasonCode::MaximumConnectTime,
                 "the client certificate has expired",
             ),
+            Notice::TokenExpired => {
+                Ending::fault(ReasonCode::NotAuthorized, "the token has expired")
+            }
+            Notice::TokenRevoked => Ending {
+                keeps_will: false,
+                ..Ending::fault(
+                    ReasonCode::NotAuthorized,
+                    "the issuer does not stand by the token any more",
+                )
+            },
             Notice::ShuttingDown => Ending::fault(
                 ReasonCode::ServerShuttingDown,
                 "the gateway is shutting down",
@@ -196,6 +209,7 @@ impl Connection {
             address: None,
             topics: Topics::default(),
             denials: Denials::default(),
+            enhanced: Enhanced::of(connect),
             will: connect.will.clone().map(Will::new),
             expiry: settings.session_expiry(connect.session_expiry),
             asked_to_last: connect.session_expiry > 0,
@@ -259,10 +273,7 @@ impl Connection {
                 ReasonCode::ProtocolError,
                 "a second CONNECT (MQTT-3.1.0-2)",
             )),
-            Packet::Auth(_) => Err(Ending::fault(
-                ReasonCode::ProtocolError,
-                "AUTH without an authentication method in CONNECT",
-            )),
+            Packet::Auth(auth) => self.auth(&auth, out),
         }
     }
 

@@ -80,6 +80,13 @@ impl Mail {
     }
 }
 
+impl Notice {
+    /// Whether the will of the connection goes with it (P3).
+    pub fn takes_will(&self) -> bool {
+        matches!(self, Notice::CertificateRevoked | Notice::TokenRevoked)
+    }
+}
+
 /// Why the gateway ends a connection from outside of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -93,6 +100,10 @@ pub enum Notice {
     CertificateRevoked,
     /// Its client certificate has expired.
     CertificateExpired,
+    /// The token of its login has expired.
+    TokenExpired,
+    /// The issuer of that token does not stand by it any more, or is trusted no more: no will either (P3).
+    TokenRevoked,
     /// The gateway is going down.
     ShuttingDown,
     /// The session holds more memory than any other while the gateway has none left (N4).

@@ -13,6 +13,7 @@ mod departures;
 mod devices;
 mod disk;
 mod endpoint;
+mod enhanced;
 mod incoming;
 mod ledger;
 mod live;
@@ -32,6 +33,7 @@ mod subscribe;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod will;
 mod witness;
 

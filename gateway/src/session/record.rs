@@ -94,6 +94,8 @@ impl Change for Record {
 #[derive(Serialize, Deserialize)]
 struct Login {
     roles: Vec<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    scopes: Vec<Arc<str>>,
     device: Option<Arc<str>>,
     /// Whether it has an account: without it its session ends at the next start.
     #[serde(default)]
@@ -112,6 +114,7 @@ impl Identity {
     pub fn row(&self, client_id: &ByteString, principal: &Principal) -> SessionRow {
         let login = Login {
             roles: principal.roles.to_vec(),
+            scopes: principal.scopes.to_vec(),
             device: principal.device.clone(),
             account: principal.account,
             anonymous: principal.anonymous,
@@ -154,11 +157,13 @@ impl Identity {
             realm: row.realm.clone(),
             name: row.name.clone(),
             roles: login.roles.into(),
+            scopes: login.scopes.into(),
             device: login.device,
             account: login.account,
             shown: None,
             expires_at: None,
             certificate,
+            token: None,
             anonymous: login.anonymous,
         };
         let will = row.will.as_ref().and_then(|will| decode(&will.message));

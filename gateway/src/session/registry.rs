@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     acl::{Permissions, PolicyHandle},
-    auth::Principal,
+    auth::{Authenticator, Principal},
     metrics::Metrics,
     mqtt::{Connect, ReasonCode},
     routing::{
@@ -51,6 +51,8 @@ pub struct Registry {
     witness: Witness,
     metrics: Arc<Metrics>,
     pub(super) next: AtomicU64,
+    /// Asks about tokens again.
+    pub(super) authenticator: OnceLock<Arc<Authenticator>>,
     /// No session is given any more.
     closing: AtomicBool,
 }
@@ -142,8 +144,14 @@ impl Registry {
             witness,
             metrics,
             next: AtomicU64::new(1),
+            authenticator: OnceLock::new(),
             closing: AtomicBool::new(false),
         })
+    }
+
+    /// Says who asks about tokens again. The first one stays.
+    pub fn attach_authenticator(&self, authenticator: Arc<Authenticator>) {
+        let _ = self.authenticator.set(authenticator);
     }
 
     pub fn settings(&self) -> Arc<Settings> {
@@ -305,7 +313,9 @@ impl Registry {
             };
             let carry = Some(Carry { window, received });
             let before = session.principal();
-            let other_roles = before.roles != principal.roles || before.device != principal.device;
+            let other_roles = before.roles != principal.roles
+                || before.scopes != principal.scopes
+                || before.device != principal.device;
             let login = other_roles.then(|| principal.clone());
             let mut claimed = self.attach(session.clone(), connect, principal, settings, carry);
             claimed.session_present &= present;
@@ -415,8 +425,11 @@ impl Registry {
         }
     }
 
-    /// What the agenda says is due.
+    /// What the agenda says is due of a session that nobody may claim meanwhile.
     pub(super) async fn due(self: &Arc<Self>, session: Arc<Session>, due: Due) {
+        if due == Due::Token {
+            return self.look_after_token(&session);
+        }
         let will = {
             let mut rest = session.rest();
             if rest.ended {
@@ -431,20 +444,17 @@ impl Registry {
             rest.attached = true;
             rest.will.take()
         };
-        match due {
-            Due::Will => {
-                let mut envelope = Envelope::default();
-                if let Some(will) = will {
-                    will.publish(&session, &mut envelope);
-                }
-                self.send(&session, envelope).await;
-                self.put_to_rest(&session, |_| {}).await;
-            }
-            Due::Expiry => {
-                self.metrics.sessions_expired.add(1);
-                self.end(&session, will).await;
-            }
+        if due == Due::Expiry {
+            self.metrics.sessions_expired.add(1);
+            self.end(&session, will).await;
+            return;
         }
+        let mut envelope = Envelope::default();
+        if let Some(will) = will {
+            will.publish(&session, &mut envelope);
+        }
+        self.send(&session, envelope).await;
+        self.put_to_rest(&session, |_| {}).await;
     }
 
     /// Tells every connection to leave; the wills of those that do not say goodbye are published.
@@ -597,6 +607,7 @@ impl Registry {
         let will = connect.will.clone().map(Will::new);
         let lasting = (session_expiry, will);
         let epoch = session.connect(principal, &self.policy, settings.queue, lasting);
+        self.watch_token(&session);
         self.metrics.clients_connected.add(1);
         let connected = self.metrics.clients_connected.get();
         if connected > self.metrics.clients_maximum.get() {

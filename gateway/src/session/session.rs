@@ -259,7 +259,7 @@ impl Session {
         let (waker, first) = {
             let mut mailbox = self.open();
             let first = mailbox.notice.is_none();
-            if first || notice == Notice::CertificateRevoked {
+            if first || notice.takes_will() {
                 mailbox.notice = Some(notice);
             }
             (mailbox.waker.clone(), first)
@@ -588,6 +588,7 @@ pub(super) fn subject<'a>(principal: &'a Principal, client_id: &'a str) -> Subje
         client_id,
         device: principal.device.as_deref(),
         roles: &principal.roles,
+        scopes: &principal.scopes,
     }
 }
 

@@ -266,11 +266,13 @@ pub fn principal(name: &str) -> Principal {
         realm: "local".into(),
         name: name.into(),
         roles: [].into(),
+        scopes: [].into(),
         device: None,
         account: true,
         shown: None,
         expires_at: None,
         certificate: None,
+        token: None,
         anonymous: false,
     }
 }

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use sqlx::Row;
+use sqlx::{Connection, Row};
 use tempfile::TempDir;
 
 use super::{Accounts, Credential, Snapshot};
@@ -73,6 +73,46 @@ async fn a_new_database_is_private_safe_and_holds_the_visible_rules_of_admin() {
             ("subscribe", "#"),
             ("subscribe", "$SYS/#")
         ]
+    );
+}
+
+// What a database of before had comes along, and numbers of rules never come back as other rules.
+#[tokio::test]
+async fn a_database_from_before_scopes_keeps_its_rules_and_their_numbers() {
+    let dir = directory();
+    let path = dir.path().join("accounts.db");
+    let before = super::MIGRATIONS
+        .iter()
+        .filter(|one| one.version < 3)
+        .cloned()
+        .collect::<Vec<_>>();
+    let before = sqlx::migrate::Migrator {
+        migrations: before.into(),
+        ..sqlx::migrate::Migrator::DEFAULT
+    };
+    let mut old = super::open(&super::options(&path), &before).await.unwrap();
+    for statement in [
+        "INSERT INTO rules (effect, action, filter, who_kind, created_at) VALUES ('deny', 'publish', 'a', 'everyone', 7)",
+        "INSERT INTO rules (effect, action, filter, who_kind, created_at) VALUES ('deny', 'publish', 'b', 'everyone', 7)",
+        "DELETE FROM rules WHERE filter = 'b'",
+    ] {
+        sqlx::query(statement).execute(&mut old).await.unwrap();
+    }
+    old.close().await.unwrap();
+
+    let accounts = open(&dir).await;
+    let rules = accounts.snapshot().await.unwrap().rules;
+    assert_eq!(rules.len(), 4);
+    assert_eq!((rules[3].id, &*rules[3].rule.filter), (4, "a"));
+    let scope = NewRule {
+        who_kind: "scope".into(),
+        realm: String::new(),
+        ..rule_for("openid")
+    };
+    assert_eq!(
+        accounts.add_rule(&scope).await.unwrap(),
+        6,
+        "5 was another rule"
     );
 }
 

@@ -29,7 +29,7 @@ use crate::{
         FirstAccount, Sessions,
     },
     audit::{self, Kind, Note},
-    auth,
+    auth::{self, Issuers, OAuthError},
     data_dir::{DataDir, DataDirError, Lock},
     listen::{
         Admissions, Context, Door, Farewells, Handshakes, ListenError, Sightings, Turns,
@@ -73,6 +73,7 @@ pub struct Gateway {
     certificates: Arc<Certificates>,
     certificate_files: Arc<CertificateFiles>,
     trusts: Arc<ClientTrusts>,
+    issuers: Arc<Issuers>,
     renewals: Arc<Renewals>,
     private_ca: Option<Arc<PrivateCa>>,
     first_account: Option<FirstAccount>,
@@ -94,6 +95,8 @@ pub struct Gateway {
 pub enum StartError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    OAuth(#[from] OAuthError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -153,6 +156,7 @@ impl Gateway {
         client_certificates::keep_ca(&administration).await;
         let trusts = open_trusts(&config.load_full(), directory.path(), &metrics).await?;
         client_certificates::forget_wills(&registry, &administration).await;
+        let issuers = open_issuers(&config.load_full(), &administration, &registry).await?;
         let users = administration.users().clone();
         let sessions = Sessions::new(registry.clone(), users, trusts.clone());
         administration.attach(Arc::new(sessions));
@@ -221,6 +225,7 @@ impl Gateway {
             certificates,
             certificate_files: files,
             trusts,
+            issuers,
             renewals,
             private_ca,
             first_account,
@@ -345,6 +350,23 @@ async fn open_trusts(
         ClientTrusts::open(&config.listeners, &directory, metrics)
     });
     Ok(opened.await??)
+}
+
+/// Whose tokens are credentials. A start waits for none of them to answer.
+async fn open_issuers(
+    config: &Arc<Config>,
+    administration: &Administration,
+    registry: &Arc<Registry>,
+) -> Result<Arc<Issuers>, StartError> {
+    let (config, metrics) = (config.clone(), registry.metrics().clone());
+    // File I/O.
+    let opened = tokio::task::spawn_blocking(move || Issuers::open(&config.oauth, metrics));
+    let issuers = opened.await??;
+    let authenticator = administration.authenticator();
+    authenticator.attach_issuers(issuers.clone());
+    registry.attach_authenticator(authenticator.clone());
+    tokio::spawn(issuers.clone().warm_up());
+    Ok(issuers)
 }
 
 async fn start_engine(

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use broker_config::{ClientCertificates, Config, Listener};
 
 use super::{Gateway, auth_settings, certificates, logging, note};
-use crate::{admin::end_certificates, auth::AuthError, session::settings::Settings, tls::TlsError};
+use crate::{
+    admin::end_certificates,
+    auth::{AuthError, OAuthError},
+    session::settings::Settings,
+    tls::TlsError,
+};
 
 /// Why a new configuration was not taken. The old one stays in force, whole.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +19,8 @@ pub enum ReloadError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Auth(#[from] AuthError),
+    #[error(transparent)]
+    OAuth(#[from] OAuthError),
     #[error("tls.certificate cannot be set or removed while the gateway runs; restart it")]
     CertificateOrigin,
 }
@@ -43,6 +50,7 @@ impl Gateway {
         new.tls.session_cache = old.tls.session_cache;
         new.tls.server_names = old.tls.server_names.clone();
         // Everything that can fail comes before everything that takes effect.
+        let issuers = self.issuers.prepare(&new.oauth)?;
         let authenticator = self.administration.authenticator();
         authenticator.apply(auth_settings(&new))?;
         if let Err(error) = self.reload_certificates(&new) {
@@ -57,6 +65,12 @@ impl Gateway {
             let (registry, trusts) = (self.context.registry.clone(), self.trusts.clone());
             tokio::spawn(async move { end_certificates(&registry, &trusts).await });
         }
+        self.issuers.install(issuers);
+        let ended = self.context.registry.issuers_changed();
+        if ended > 0 {
+            tracing::warn!(target: "postern::audit", connections = ended, "ended: the issuers of their tokens are not configured any more");
+        }
+        tokio::spawn(self.issuers.clone().warm_up());
         self.config.store(new.into());
         self.renewals.wake();
         Ok(waiting)

@@ -296,6 +296,7 @@ impl Administration {
             client_id: name,
             device: Some(name),
             roles: &roles,
+            scopes: &[],
         };
         let permissions = self.policy.load().permissions(&subject);
         let allowed = |action| permissions.allowed(action).map(str::to_owned).collect();

@@ -181,6 +181,7 @@ async fn what_is_given_for_a_device_lets_it_in_with_its_topics_alone() {
         client_id: "other",
         device: principal.device.as_deref(),
         roles: &principal.roles,
+        scopes: &[],
     });
     for (topic, expected) in [
         ("devices/lamp/state", true),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Administration, compile};
-use crate::acl::{Action, Asked, DryRun, Effect, NEW_RULE, Policy, Rule, dry_run};
+use crate::acl::{Action, Asked, DryRun, Effect, Policy, Rule, dry_run};
 use crate::admin::AdminError;
 use crate::auth::LOCAL_REALM;
 use crate::store::StoreError;
@@ -96,7 +96,7 @@ impl Administration {
                 who,
             } => {
                 let rule = Rule {
-                    id: NEW_RULE,
+                    id: Rule::NEW,
                     effect,
                     action,
                     filter: filter.parse()?,

@@ -30,6 +30,9 @@ pub struct Question {
     /// Instead of those that the account has, or that the last login had.
     #[serde(default)]
     pub roles: Option<Vec<String>>,
+    /// Of a token, instead of those that the last login had.
+    #[serde(default)]
+    pub scopes: Option<Vec<String>>,
 }
 
 impl Question {
@@ -43,6 +46,7 @@ impl Question {
             device: None,
             realm: None,
             roles: None,
+            scopes: None,
         }
     }
 }
@@ -58,6 +62,7 @@ impl Administration {
             device,
             realm,
             roles,
+            scopes,
         } = question;
         let realm = realm.unwrap_or_else(|| LOCAL_REALM.to_owned());
         let account = match realm == LOCAL_REALM {
@@ -106,12 +111,18 @@ impl Administration {
             .as_deref()
             .or(of_account.map(|id| &**id))
             .or(session.and_then(|session| session.device.as_deref()));
+        let scopes: Arc<[Arc<str>]> = match (scopes, session) {
+            (Some(given), _) => given.iter().map(|scope| scope.as_str().into()).collect(),
+            (None, Some(session)) => session.scopes.clone(),
+            (None, None) => Arc::default(),
+        };
         let subject = Subject {
             realm: &realm,
             name: &user,
             client_id: client_id.as_deref().unwrap_or_default(),
             device,
             roles: &roles,
+            scopes: &scopes,
         };
         let mut explanation = explain(&self.policy.load(), &subject, action, &topic);
         if account.is_some_and(|account| account.disabled) {

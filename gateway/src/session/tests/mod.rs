@@ -14,4 +14,5 @@ mod redelivery;
 mod retained;
 mod shared;
 mod storm;
+mod tokens;
 mod withdrawal;

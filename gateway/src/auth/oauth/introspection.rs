@@ -1,0 +1,263 @@
+//! Does its issuer still stand by this token? Token introspection (RFC 7662), with answers remembered for a while (I4).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use oauth2::basic::{
+    BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenResponse, BasicTokenType,
+};
+use oauth2::{
+    AccessToken, Client, ClientId, ClientSecret, ExtraTokenFields, HttpRequest, IntrospectionUrl,
+    RequestTokenError, StandardRevocableToken, StandardTokenIntrospectionResponse,
+    TokenIntrospectionResponse,
+};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::answers::Answers;
+use super::claims::Claims;
+use super::discovery::Endpoints;
+use super::flights::{Flights, Lost};
+use super::limiter::Limiter;
+use super::status::Status;
+use super::token::Token;
+use super::transport::{Failed, Transport};
+use super::{TokenProblem, TokenRefusal};
+use crate::metrics::Metrics;
+
+/// Questions under way at once.
+const UNDER_WAY_MAX: usize = 64;
+/// A token that does not count will hardly count later; but it is forgotten soon, to make room.
+const INACTIVE_MAX: Duration = Duration::from_secs(60);
+
+/// The introspection endpoint of one issuer.
+pub(super) struct Introspection {
+    settings: Settings,
+    transport: Transport,
+    /// Where the issuer's description says the endpoint is, and since when that is known.
+    found: ArcSwapOption<(String, Instant)>,
+    limiter: Limiter,
+    flights: Flights<[u8; 32], Outcome>,
+    answers: Mutex<Answers>,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+}
+
+pub(super) struct Settings {
+    pub issuer: String,
+    /// `None`: the issuer's description says it.
+    pub url: Option<String>,
+    /// For how long that is believed.
+    pub url_max_age: Duration,
+    pub client_id: String,
+    pub client_secret: ClientSecret,
+    pub revalidate_every: Duration,
+    pub requests_per_second: u32,
+    /// Answers that are remembered.
+    pub answers: usize,
+}
+
+/// What an issuer said about a token, and when it was asked.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    /// `None`: the token does not count, or not any more.
+    pub claims: Option<Arc<Claims>>,
+    pub at: Instant,
+}
+
+/// `None`: it did not answer.
+type Outcome = Option<Answer>;
+
+impl Introspection {
+    pub fn new(
+        settings: Settings,
+        transport: Transport,
+        status: Arc<Status>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Introspection> {
+        let rate = f64::from(settings.requests_per_second);
+        Arc::new(Introspection {
+            transport,
+            found: ArcSwapOption::empty(),
+            limiter: Limiter::new(rate, rate),
+            flights: Flights::new(UNDER_WAY_MAX),
+            answers: Mutex::new(Answers::new(settings.answers)),
+            status,
+            metrics,
+            settings,
+        })
+    }
+
+    /// Takes over where its endpoint is.
+    pub fn adopt(&self, before: &Introspection) {
+        self.found.store(before.found.load_full());
+    }
+
+    /// The claims of a token, asked for no earlier than `since`. Waits for a permit to ask for up to `patience`.
+    pub async fn look_up(
+        self: &Arc<Self>,
+        token: &Token,
+        since: Option<Instant>,
+        patience: Duration,
+    ) -> Result<(Arc<Claims>, Instant), TokenRefusal> {
+        let digest = token.digest();
+        let known = self.answers.lock().find(&digest, Instant::now());
+        let known = known.filter(|known| since.is_none_or(|since| known.at >= since));
+        let answer = match known {
+            Some(known) => known,
+            None => self.ask(token, digest, patience).await?,
+        };
+        match answer.claims {
+            Some(claims) => Ok((claims, answer.at)),
+            None => Err(TokenProblem::Inactive.into()),
+        }
+    }
+
+    async fn ask(
+        self: &Arc<Self>,
+        token: &Token,
+        digest: [u8; 32],
+        patience: Duration,
+    ) -> Result<Answer, TokenRefusal> {
+        if !self.flights.is_under_way(&digest) {
+            let wait = self.limiter.reserve(Instant::now(), patience);
+            let wait = wait.ok_or(TokenRefusal::Busy)?;
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+        }
+        let (this, token) = (self.clone(), token.clone());
+        let question = async move {
+            let at = Instant::now();
+            this.metrics.token_lookups.add(1);
+            match this.request(&token).await {
+                Ok(claims) => {
+                    this.status.works();
+                    let answer = Answer { claims, at };
+                    this.remember(digest, &answer);
+                    Some(answer)
+                }
+                Err(Failed(why)) => {
+                    this.status.fails(&why);
+                    None
+                }
+            }
+        };
+        match self.flights.join(digest, question).await {
+            Ok(answer) => answer.ok_or(TokenRefusal::Unavailable),
+            Err(Lost::Full) => Err(TokenRefusal::Busy),
+            Err(Lost::Died) => Err(TokenRefusal::Unavailable),
+        }
+    }
+
+    fn remember(&self, digest: [u8; 32], answer: &Answer) {
+        let every = self.settings.revalidate_every;
+        let time = match &answer.claims {
+            None => every.min(INACTIVE_MAX),
+            // No longer than the token lives.
+            Some(claims) => match claims.lifetime(SystemTime::now(), Duration::ZERO) {
+                Ok(Some(end)) => {
+                    every.min(end.duration_since(SystemTime::now()).unwrap_or_default())
+                }
+                Ok(None) => every,
+                Err(_) => return,
+            },
+        };
+        self.answers
+            .lock()
+            .insert(digest, answer.clone(), answer.at + time);
+    }
+
+    async fn request(&self, token: &Token) -> Result<Option<Arc<Claims>>, Failed> {
+        let url = self.url().await?;
+        let url = IntrospectionUrl::new(url)
+            .map_err(|_| Failed("its introspection endpoint is no URL".to_owned()))?;
+        let id = ClientId::new(self.settings.client_id.clone());
+        let client: Client<
+            BasicErrorResponse,
+            BasicTokenResponse,
+            Response,
+            StandardRevocableToken,
+            BasicRevocationErrorResponse,
+        > = Client::new(id);
+        let client = client
+            .set_client_secret(self.settings.client_secret.clone())
+            .set_introspection_url(url);
+        let http = |request: HttpRequest| {
+            let transport = self.transport.clone();
+            async move {
+                let uri = request.uri().clone();
+                let answer = transport.exchange(request).await?;
+                match answer.status().is_server_error() {
+                    // What a proxy says instead of the issuer is no answer of OAuth.
+                    true => Err(Failed(format!("{uri} answers with {}", answer.status()))),
+                    false => Ok(answer),
+                }
+            }
+        };
+        let token = AccessToken::new(token.secret().to_owned());
+        let request = client
+            .introspect(&token)
+            .set_token_type_hint("access_token");
+        let response = request.request_async(&http).await.map_err(failed)?;
+        if !response.active() {
+            return Ok(None);
+        }
+        match serde_json::to_value(response) {
+            Ok(Value::Object(claims)) => Ok(Some(Arc::new(Claims::new(claims)))),
+            _ => Err(Failed("its answer is no object".to_owned())),
+        }
+    }
+
+    /// The endpoint. One that was found stays in use while the issuer's description cannot be read again.
+    async fn url(&self) -> Result<String, Failed> {
+        if let Some(url) = &self.settings.url {
+            return Ok(url.clone());
+        }
+        let known = self.found.load_full();
+        if let Some(known) = &known
+            && known.1.elapsed() < self.settings.url_max_age
+        {
+            return Ok(known.0.clone());
+        }
+        let issuer = &self.settings.issuer;
+        let found = match Endpoints::fetch(&self.transport, issuer).await {
+            Ok(found) => found.introspection_endpoint,
+            Err(error) => return known.map(|known| known.0.clone()).ok_or(error),
+        };
+        let missing = || {
+            Failed(format!(
+                "{issuer} publishes no introspection_endpoint: set introspection_url"
+            ))
+        };
+        let url = found.ok_or_else(missing)?;
+        self.found
+            .store(Some(Arc::new((url.clone(), Instant::now()))));
+        Ok(url)
+    }
+}
+
+type Response = StandardTokenIntrospectionResponse<Extra, BasicTokenType>;
+
+/// Claims beside those that RFC 7662 names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Extra(Map<String, Value>);
+
+impl ExtraTokenFields for Extra {}
+
+/// What went wrong, without what the issuer said in words of its own: it was told the token.
+fn failed(error: RequestTokenError<Failed, BasicErrorResponse>) -> Failed {
+    match error {
+        RequestTokenError::Request(error) => error,
+        RequestTokenError::ServerResponse(response) => {
+            let code: String = response.error().as_ref().chars().take(64).collect();
+            Failed(format!(
+                "it refuses to answer ({code:?}): check client_id and client_secret_file"
+            ))
+        }
+        RequestTokenError::Parse(..) => Failed("its answer is not that of RFC 7662".to_owned()),
+        RequestTokenError::Other(why) => Failed(why),
+    }
+}

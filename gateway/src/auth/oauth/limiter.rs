@@ -1,0 +1,72 @@
+//! How often may an issuer be asked? A bucket of permits that fills evenly.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+#[derive(Debug)]
+pub(super) struct Limiter {
+    per_second: f64,
+    burst: f64,
+    state: Mutex<(f64, Instant)>,
+}
+
+impl Limiter {
+    /// Full at the beginning. `per_second` and `burst` are above 0.
+    pub fn new(per_second: f64, burst: f64) -> Limiter {
+        Limiter {
+            per_second,
+            burst,
+            state: Mutex::new((burst, Instant::now())),
+        }
+    }
+
+    /// Takes a permit, if there is one.
+    pub fn take(&self, now: Instant) -> bool {
+        self.reserve(now, Duration::ZERO).is_some()
+    }
+
+    /// Takes a permit that will be there after the time given, if that is no longer than `patience`.
+    pub fn reserve(&self, now: Instant, patience: Duration) -> Option<Duration> {
+        let mut state = self.state.lock();
+        let (permits, at) = &mut *state;
+        let passed = now.saturating_duration_since(*at).as_secs_f64();
+        *permits = (*permits + passed * self.per_second).min(self.burst);
+        *at = now.max(*at);
+        let missing = 1.0 - *permits;
+        let wait = Duration::from_secs_f64(missing.max(0.0) / self.per_second);
+        if wait > patience {
+            return None;
+        }
+        *permits -= 1.0;
+        Some(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // I4
+    #[test]
+    fn permits_come_evenly_and_who_waits_has_reserved_his() {
+        let limiter = Limiter::new(10.0, 2.0);
+        let start = Instant::now();
+        assert!(limiter.take(start) && limiter.take(start) && !limiter.take(start));
+        let later = start + Duration::from_millis(100);
+        assert!(limiter.take(later) && !limiter.take(later));
+        let patience = Duration::from_millis(250);
+        let waits: Vec<_> = (0..3).map(|_| limiter.reserve(later, patience)).collect();
+        let close = |wait: Option<Duration>, millis: u64| {
+            wait.is_some_and(|wait| {
+                wait.abs_diff(Duration::from_millis(millis)) < Duration::from_millis(2)
+            })
+        };
+        assert!(close(waits[0], 100) && close(waits[1], 200), "{waits:?}");
+        assert_eq!(waits[2], None);
+        assert!(
+            !limiter.take(later + Duration::from_millis(100)),
+            "those are taken"
+        );
+    }
+}

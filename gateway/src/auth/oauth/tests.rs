@@ -1,0 +1,591 @@
+//! Tokens against one configured issuer: what gets in, what does not, and what the issuer is asked meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use broker_config::Config;
+use serde_json::{Value, json};
+
+use super::testing::*;
+use super::*;
+use crate::auth::Next;
+
+struct World {
+    server: Server,
+    key: SigningKey,
+    issuers: Arc<Issuers>,
+    metrics: Arc<Metrics>,
+}
+
+impl World {
+    async fn new(more: &str) -> World {
+        let server = Server::start().await;
+        let key = SigningKey::new("k1");
+        server.publish(&[&key]);
+        let (issuers, metrics) = open(&config(&server.url, more));
+        World {
+            server,
+            key,
+            issuers,
+            metrics,
+        }
+    }
+
+    fn claims(&self, change: Value) -> Value {
+        let mut claims = claims(&self.server.url);
+        for (name, value) in change.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        claims
+    }
+
+    async fn try_with(&self, token: &str) -> Result<Principal, TokenRefusal> {
+        verify(&self.issuers, token, Claimed::Unasked).await
+    }
+
+    async fn sign(&self, change: Value) -> Result<Principal, TokenRefusal> {
+        self.try_with(&self.key.sign(&self.claims(change))).await
+    }
+}
+
+fn open(config: &Config) -> (Arc<Issuers>, Arc<Metrics>) {
+    let metrics = Arc::<Metrics>::default();
+    (
+        Issuers::open(&config.oauth, metrics.clone()).unwrap(),
+        metrics,
+    )
+}
+
+async fn verify(
+    issuers: &Issuers,
+    token: &str,
+    claimed: Claimed<'_>,
+) -> Result<Principal, TokenRefusal> {
+    issuers
+        .verify(&Token::new(token.as_bytes()).unwrap(), claimed)
+        .await
+}
+
+fn problem(refused: Result<Principal, TokenRefusal>) -> TokenProblem {
+    match refused {
+        Err(TokenRefusal::Token(problem)) => problem,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn names(all: &[Arc<str>]) -> Vec<&str> {
+    all.iter().map(|one| &**one).collect()
+}
+
+// I1
+#[tokio::test]
+async fn a_token_of_a_configured_issuer_names_a_principal_in_a_realm_of_its_own() {
+    let world = World::new("roles_claim = \"realm.roles\"\nroles = [\"ops=admin\", \"sensor\"]\ndefault_roles = \"home\"\n").await;
+    let bearer = world
+        .sign(json!({"realm": {"roles": ["sensor", "ops", "admin", "x"]}}))
+        .await
+        .unwrap();
+    assert_eq!((&*bearer.realm, &*bearer.name), ("home", "sensor-7"));
+    // A role counts only if it is mapped: what the issuer calls "admin" is not our admin.
+    assert_eq!(names(&bearer.roles), ["admin", "home", "sensor"]);
+    let bearer = world
+        .sign(json!({"realm": {"roles": ["admin"]}}))
+        .await
+        .unwrap();
+    assert_eq!(names(&bearer.roles), ["home"]);
+    assert_eq!(names(&bearer.scopes), ["mqtt:pub:a/#", "openid"]);
+    assert!(bearer.expires_at.is_some() && !bearer.anonymous);
+    assert_eq!(
+        (
+            world.metrics.tokens_accepted.get(),
+            world.metrics.tokens_refused.get()
+        ),
+        (2, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_token_for_somebody_else_of_somebody_else_or_out_of_time_is_refused() {
+    let world = World::new("").await;
+    for (change, expected) in [
+        (json!({"aud": "other"}), TokenProblem::Audience),
+        (json!({"aud": null}), TokenProblem::Audience),
+        (
+            json!({"iss": "https://elsewhere.example"}),
+            TokenProblem::Issuer,
+        ),
+        (
+            json!({"iss": format!("{}/", world.server.url)}),
+            TokenProblem::Issuer,
+        ),
+        (json!({"exp": now() - 61}), TokenProblem::Expired),
+        (json!({"exp": null}), TokenProblem::Malformed),
+        (json!({"exp": "never"}), TokenProblem::Malformed),
+        (json!({"nbf": now() + 65}), TokenProblem::NotYet),
+        (json!({"sub": null}), TokenProblem::NoName),
+        (json!({"sub": ""}), TokenProblem::NoName),
+        (json!({"sub": "a\nb"}), TokenProblem::NoName),
+        (json!({"sub": 7}), TokenProblem::NoName),
+    ] {
+        assert_eq!(
+            problem(world.sign(change.clone()).await),
+            expected,
+            "{change}"
+        );
+    }
+    assert!(
+        world
+            .sign(json!({"nbf": now() + 50, "exp": now() - 50}))
+            .await
+            .is_ok(),
+        "skew"
+    );
+    let far = world.sign(json!({"exp": u64::MAX})).await.unwrap();
+    assert!(far.expires_at.is_some());
+}
+
+// A token chooses neither its algorithm nor the kind of key (RFC 8725, 3.1 and 3.2).
+#[tokio::test]
+async fn alg_none_and_a_public_key_as_a_secret_and_foreign_keys_are_refused() {
+    let world = World::new("algorithms = [\"ES256\", \"RS256\"]\n").await;
+    let claims = world.claims(json!({}));
+    for alg in ["none", "None", "NONE", ""] {
+        let header = json!({"alg": alg, "kid": "k1"});
+        for signature in ["", "c2ln"] {
+            let token = format!("{}.{signature}", unsigned(&header, &claims));
+            assert_eq!(
+                problem(world.try_with(&token).await),
+                TokenProblem::Algorithm,
+                "{alg}"
+            );
+        }
+    }
+    // The public key is known to everybody, in each of its forms.
+    let jwk = world.key.jwk();
+    for secret in [
+        jwk.to_string(),
+        jwk["x"].as_str().unwrap().to_owned(),
+        String::new(),
+    ] {
+        let header = json!({"alg": "HS256", "kid": "k1"});
+        let message = unsigned(&header, &claims);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&key, message.as_bytes()));
+        let refused = world.try_with(&format!("{message}.{signature}")).await;
+        assert_eq!(problem(refused), TokenProblem::Algorithm);
+    }
+    let other = SigningKey::new("k1");
+    assert_eq!(
+        problem(world.try_with(&other.sign(&claims)).await),
+        TokenProblem::Signature
+    );
+    // A key that comes with the token proves nothing.
+    let stranger = SigningKey::new("k9");
+    let header =
+        json!({"alg": "ES256", "kid": "k9", "jwk": stranger.jwk(), "jku": "http://127.0.0.1:1/"});
+    let refused = world.try_with(&stranger.sign_with(&header, &claims)).await;
+    assert_eq!(problem(refused), TokenProblem::UnknownKey);
+    let header = json!({"alg": "RS256", "kid": "k1"});
+    let refused = world.try_with(&world.key.sign_with(&header, &claims)).await;
+    assert_eq!(
+        problem(refused),
+        TokenProblem::UnknownKey,
+        "the key is for another algorithm"
+    );
+    // Changed after it was signed.
+    let good = world.key.sign(&claims);
+    let (head, signature) = good.rsplit_once('.').unwrap();
+    let forged = unsigned(
+        &json!({"alg": "ES256", "kid": "k1"}),
+        &world.claims(json!({"sub": "admin"})),
+    );
+    assert_eq!(
+        problem(world.try_with(&format!("{forged}.{signature}")).await),
+        TokenProblem::Signature
+    );
+    assert!(world.try_with(&good).await.is_ok());
+    assert!(world.try_with(head).await.is_err());
+}
+
+#[tokio::test]
+async fn a_token_for_another_purpose_or_with_demands_that_are_not_known_is_refused() {
+    let world = World::new("").await;
+    let claims = world.claims(json!({}));
+    for (header, good) in [
+        (json!({"alg": "ES256"}), true),
+        (json!({"alg": "ES256", "typ": "JWT"}), true),
+        (json!({"alg": "ES256", "typ": "application/at+jwt"}), true),
+        (json!({"alg": "ES256", "typ": "logout+jwt"}), false),
+        (json!({"alg": "ES256", "typ": "dpop+jwt"}), false),
+        (
+            json!({"alg": "ES256", "crit": ["b64"], "b64": false}),
+            false,
+        ),
+    ] {
+        let verified = world.try_with(&world.key.sign_with(&header, &claims)).await;
+        assert_eq!(verified.is_ok(), good, "{header}");
+    }
+}
+
+#[tokio::test]
+async fn an_hmac_works_with_the_shared_secret_alone_and_only_where_it_is_named() {
+    let mut secret = tempfile::NamedTempFile::new().unwrap();
+    let text = "0123456789abcdef0123456789abcdef";
+    std::io::Write::write_all(&mut secret, text.as_bytes()).unwrap();
+    let issuer = "https://id.example";
+    let more = format!(
+        "algorithms = \"HS256\"\nsecret_file = {:?}\n",
+        secret.path()
+    );
+    let (issuers, _) = open(&config(issuer, &more));
+    let message = unsigned(&json!({"alg": "HS256"}), &claims(issuer));
+    let sign = |secret: &str| {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        format!(
+            "{message}.{}",
+            URL_SAFE_NO_PAD.encode(hmac::sign(&key, message.as_bytes()))
+        )
+    };
+    assert!(
+        verify(&issuers, &sign(text), Claimed::Unasked)
+            .await
+            .is_ok()
+    );
+    let refused = verify(
+        &issuers,
+        &sign("0123456789abcdef0123456789abcdee"),
+        Claimed::Unasked,
+    )
+    .await;
+    assert_eq!(problem(refused), TokenProblem::Signature);
+
+    std::fs::write(secret.path(), "short").unwrap();
+    let error = Issuers::open(&config(issuer, &more).oauth, Arc::default()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("at least 32")
+            && error.contains("oauth.home.secret_file")
+            && !error.contains("short"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn keys_from_a_file_need_no_server() {
+    let key = SigningKey::new("k1");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let issuer = "https://id.example";
+    let more = format!("keys_file = {:?}\n", file.path());
+    let good = || std::fs::write(file.path(), json!({"keys": [key.jwk()]}).to_string()).unwrap();
+    good();
+    let (issuers, _) = open(&config(issuer, &more));
+    assert!(
+        verify(&issuers, &key.sign(&claims(issuer)), Claimed::Unasked)
+            .await
+            .is_ok()
+    );
+    for (text, word) in [
+        ("", "neither"),
+        ("{}", "not a JWK Set"),
+        (
+            r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}"#,
+            "no key that verifies",
+        ),
+        (
+            "-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n",
+            "only public keys",
+        ),
+    ] {
+        std::fs::write(file.path(), text).unwrap();
+        let Err(error) = Issuers::open(&config(issuer, &more).oauth, Arc::default()) else {
+            // PEM without a block.
+            panic!("{text:?} was taken");
+        };
+        let error = error.to_string();
+        assert!(error.contains(word) || text.is_empty(), "{text:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_key_is_fetched_when_a_token_names_it_once_for_all_and_not_too_often() {
+    let world = Arc::new(World::new("").await);
+    assert!(world.sign(json!({})).await.is_ok());
+    assert!(world.sign(json!({})).await.is_ok());
+    assert_eq!(world.server.asked("/jwks"), 1, "then it is known");
+    let next = SigningKey::new("k2");
+    world.server.publish(&[&next, &world.key]);
+    world.server.delay(Duration::from_millis(50));
+    let token = next.sign(&world.claims(json!({})));
+    let all: Vec<_> = (0..20)
+        .map(|_| {
+            let (world, token) = (world.clone(), token.clone());
+            tokio::spawn(async move { world.try_with(&token).await })
+        })
+        .collect();
+    for one in all {
+        assert!(one.await.unwrap().is_ok());
+    }
+    assert_eq!(world.server.asked("/jwks"), 2);
+    assert!(
+        world.sign(json!({})).await.is_ok(),
+        "the old key is published still"
+    );
+    // Made-up names keep the issuer busy a few times, and not more.
+    world.server.delay(Duration::ZERO);
+    for n in 0..20 {
+        let header = json!({"alg": "ES256", "kid": format!("made-up-{n}")});
+        let refused = world
+            .try_with(&next.sign_with(&header, &world.claims(json!({}))))
+            .await;
+        assert_eq!(problem(refused), TokenProblem::UnknownKey);
+    }
+    assert!(
+        world.server.asked("/jwks") <= 6,
+        "{}",
+        world.server.asked("/jwks")
+    );
+}
+
+#[tokio::test]
+async fn keys_are_kept_while_the_issuer_is_down_and_without_any_nobody_is_let_in() {
+    let world = World::new("keys_max_age = \"1s\"\n").await;
+    let token = world.key.sign(&world.claims(json!({})));
+    assert!(world.try_with(&token).await.is_ok());
+    world.server.stop();
+    tokio::time::sleep(Duration::from_millis(1_050)).await;
+    assert!(world.try_with(&token).await.is_ok());
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while world.metrics.issuers_failing.get() == 0 {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(
+        world.try_with(&token).await.is_ok(),
+        "they are old, and the only ones"
+    );
+    let told = world.issuers.problems();
+    assert!(told.len() == 1 && told[0].contains("home"), "{told:?}");
+
+    let (fresh, metrics) = open(&config(&world.server.url, ""));
+    let refused = verify(&fresh, &token, Claimed::Unasked).await;
+    assert_eq!(refused.unwrap_err(), TokenRefusal::Unavailable);
+    assert_eq!(metrics.issuers_failing.get(), 1);
+    drop(fresh);
+    assert_eq!(metrics.issuers_failing.get(), 0);
+}
+
+#[tokio::test]
+async fn a_description_of_another_issuer_is_not_believed() {
+    let world = World::new("").await;
+    world.server.describe(json!({"issuer": "https://elsewhere.example", "jwks_uri": format!("{}/jwks", world.server.url)}));
+    assert_eq!(
+        world.sign(json!({})).await.unwrap_err(),
+        TokenRefusal::Unavailable
+    );
+    assert_eq!(world.server.asked("/jwks"), 0);
+    assert!(world.issuers.problems()[0].contains("elsewhere.example"));
+}
+
+#[tokio::test]
+async fn the_user_name_must_be_the_one_in_the_token_where_that_is_asked_for() {
+    let world = World::new("username = \"match\"\n").await;
+    let token = world.key.sign(&world.claims(json!({})));
+    for (claimed, good) in [
+        (Claimed::Name("sensor-7"), true),
+        (Claimed::Name("sensor-8"), false),
+        (Claimed::Nothing, false),
+        (Claimed::Unasked, true),
+    ] {
+        let verified = verify(&world.issuers, &token, claimed).await;
+        assert_eq!(verified.is_ok(), good, "{claimed:?}");
+    }
+    let (any, _) = open(&config(&world.server.url, ""));
+    assert!(
+        verify(&any, &token, Claimed::Name("sensor-8"))
+            .await
+            .is_ok()
+    );
+}
+
+// I4
+#[tokio::test]
+async fn an_opaque_token_is_asked_about_once_and_again_after_a_while() {
+    let server = Server::start().await;
+    let (issuers, metrics) = open(&introspection(&server.url, "revalidate_every = \"1s\"\n"));
+    server.vouch("good", json!({"active": true, "aud": ["mqtt"], "sub": "s", "scope": "a b", "exp": now() + 60, "extra": 1}));
+    server.vouch(
+        "other",
+        json!({"active": true, "aud": "elsewhere", "sub": "s"}),
+    );
+    server.vouch(
+        "foreign",
+        json!({"active": true, "aud": "mqtt", "sub": "s", "iss": "https://elsewhere.example"}),
+    );
+    server.vouch(
+        "late",
+        json!({"active": true, "aud": "mqtt", "sub": "s", "exp": now() - 61}),
+    );
+    server.delay(Duration::from_millis(30));
+    let all: Vec<_> = (0..30)
+        .map(|_| {
+            let issuers = issuers.clone();
+            tokio::spawn(async move { verify(&issuers, "good", Claimed::Unasked).await })
+        })
+        .collect();
+    for one in all {
+        let bearer = one.await.unwrap().unwrap();
+        assert_eq!(
+            (&*bearer.name, names(&bearer.scopes)),
+            ("s", vec!["a", "b"])
+        );
+    }
+    assert_eq!(
+        server.asked("/introspect"),
+        1,
+        "concurrent look-ups are one"
+    );
+    server.delay(Duration::ZERO);
+    for (token, expected) in [
+        ("other", TokenProblem::Audience),
+        ("foreign", TokenProblem::Issuer),
+        ("late", TokenProblem::Expired),
+        ("made-up", TokenProblem::Inactive),
+        ("made-up", TokenProblem::Inactive),
+    ] {
+        assert_eq!(
+            problem(verify(&issuers, token, Claimed::Unasked).await),
+            expected,
+            "{token}"
+        );
+    }
+    assert_eq!(
+        server.asked("/introspect"),
+        5,
+        "what does not count is remembered as well"
+    );
+    server.vouch("good", json!({"active": false}));
+    assert!(
+        verify(&issuers, "good", Claimed::Unasked).await.is_ok(),
+        "the answer counts for a while"
+    );
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(
+        problem(verify(&issuers, "good", Claimed::Unasked).await),
+        TokenProblem::Inactive
+    );
+    assert_eq!(metrics.token_lookups.get(), 6);
+}
+
+// I4
+#[tokio::test]
+async fn a_revocation_is_seen_by_asking_again_and_silence_is_no_statement() {
+    let server = Server::start().await;
+    let (issuers, _) = open(&introspection(&server.url, "revalidate_every = \"1s\"\n"));
+    server.vouch("t", json!({"active": true, "aud": "mqtt", "sub": "s"}));
+    let bearer = verify(&issuers, "t", Claimed::Unasked).await.unwrap();
+    let login = bearer.token.unwrap();
+    assert!(matches!(login.next(None, 1), Next::Wait(wait) if wait < Duration::from_secs(1)));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(issuers.verify_again(&login).await.is_ok());
+    server.vouch("t", json!({"active": false}));
+    assert!(
+        issuers.verify_again(&login).await.is_ok(),
+        "it was asked just now"
+    );
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(
+        problem(issuers.verify_again(&login).await),
+        TokenProblem::Inactive
+    );
+    server.stop();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(
+        issuers.verify_again(&login).await.unwrap_err(),
+        TokenRefusal::Unavailable
+    );
+    assert_eq!(
+        verify(&issuers, "new", Claimed::Unasked).await.unwrap_err(),
+        TokenRefusal::Unavailable
+    );
+}
+
+// I4
+#[tokio::test]
+async fn questions_to_an_issuer_are_limited() {
+    let server = Server::start().await;
+    let (issuers, _) = open(&introspection(&server.url, "max_requests_per_second = 5\n"));
+    let mut busy = 0;
+    for n in 0..20 {
+        match verify(&issuers, &format!("made-up-{n}"), Claimed::Unasked).await {
+            Err(TokenRefusal::Busy) => busy += 1,
+            other => assert_eq!(problem(other), TokenProblem::Inactive),
+        }
+    }
+    assert!(busy >= 10, "{busy}");
+    assert!(server.asked("/introspect") <= 10);
+}
+
+#[tokio::test]
+async fn an_issuer_that_does_not_know_the_gateway_vouches_for_nobody() {
+    let server = Server::start().await;
+    server.answer(
+        "/introspect",
+        401,
+        r#"{"error":"invalid_client","error_description":"t0ken"}"#,
+    );
+    let (issuers, _) = open(&introspection(&server.url, ""));
+    assert_eq!(
+        verify(&issuers, "t0ken", Claimed::Unasked)
+            .await
+            .unwrap_err(),
+        TokenRefusal::Unavailable
+    );
+    let told = issuers.problems().concat();
+    assert!(
+        told.contains("invalid_client") && told.contains("client_secret_file"),
+        "{told}"
+    );
+    assert!(!told.contains("t0ken") && !told.contains("hush"), "{told}");
+    for body in ["", "[]", "{\"active\": \"yes\"}", "<html>"] {
+        server.answer("/introspect", 200, body);
+        let refused = verify(&issuers, &format!("x{}", body.len()), Claimed::Unasked).await;
+        assert_eq!(refused.unwrap_err(), TokenRefusal::Unavailable, "{body}");
+    }
+}
+
+// I2
+#[tokio::test]
+async fn a_token_is_for_one_issuer_alone() {
+    let (one, two) = (Server::start().await, Server::start().await);
+    let (key_one, key_two) = (SigningKey::new("k"), SigningKey::new("k"));
+    one.publish(&[&key_one]);
+    two.publish(&[&key_two]);
+    let mut both = config(&one.url, "");
+    both.oauth.insert(
+        "work".to_owned(),
+        config(&two.url, "").oauth.remove("home").unwrap(),
+    );
+    let (issuers, _) = open(&both);
+    let bearer = verify(&issuers, &key_two.sign(&claims(&two.url)), Claimed::Unasked)
+        .await
+        .unwrap();
+    assert_eq!(&*bearer.realm, "work");
+    let refused = verify(&issuers, &key_two.sign(&claims(&one.url)), Claimed::Unasked).await;
+    assert_eq!(problem(refused), TokenProblem::Signature);
+    assert_eq!(
+        problem(verify(&issuers, "opaque", Claimed::Unasked).await),
+        TokenProblem::Issuer
+    );
+    let login = bearer.token.unwrap();
+    assert!(issuers.knows(&login));
+    issuers.install(issuers.prepare(&config(&one.url, "").oauth).unwrap());
+    assert!(
+        !issuers.knows(&login),
+        "it was taken out of the configuration"
+    );
+    let kept = verify(&issuers, &key_one.sign(&claims(&one.url)), Claimed::Unasked).await;
+    assert!(kept.is_ok());
+}

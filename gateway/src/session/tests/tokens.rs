@@ -1,0 +1,227 @@
+//! Logins by token: their ends, and what follows (P3, I4).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde_json::json;
+
+use crate::{
+    acl::{Action, Effect, Policy},
+    auth::{Authenticator, Issuers, Principal, SecretKey, Settings, Users, oauth::testing::*},
+    mqtt::{Connect, Qos, ReasonCode},
+    session::{Agenda, testing::*},
+};
+
+/// An issuer that is asked about tokens every second, and a gateway that asks it.
+struct Trust {
+    server: Server,
+    authenticator: Arc<Authenticator>,
+    _dir: tempfile::TempDir,
+}
+
+impl Trust {
+    async fn new(world: &World) -> Trust {
+        let server = Server::start().await;
+        let config = introspection(&server.url, "revalidate_every = \"1s\"\n");
+        let issuers = Issuers::open(&config.oauth, world.metrics.clone()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let key = Arc::new(SecretKey::open(dir.path(), None).unwrap());
+        let users = Arc::new(Users::default());
+        let authenticator = Authenticator::new(users, key, Settings::default()).unwrap();
+        let authenticator = Arc::new(authenticator);
+        authenticator.attach_issuers(issuers);
+        world.registry.attach_authenticator(authenticator.clone());
+        tokio::spawn(Agenda::run(world.registry.clone()));
+        Trust {
+            server,
+            authenticator,
+            _dir: dir,
+        }
+    }
+
+    /// The bearer of a token that says so.
+    async fn bearer(&self, token: &str, more: serde_json::Value) -> Principal {
+        self.vouch(token, more);
+        let credentials = crate::auth::Credentials {
+            username: None,
+            password: None,
+            certificate: None,
+        };
+        let login = self
+            .authenticator
+            .authenticate_by_token(token.as_bytes(), &credentials);
+        login.await.unwrap()
+    }
+
+    fn vouch(&self, token: &str, more: serde_json::Value) {
+        let mut claims = json!({"active": true, "aud": "mqtt", "sub": "user"});
+        for (name, value) in more.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        self.server.vouch(token, claims);
+    }
+}
+
+fn with_will(id: &str, delay: u32) -> Connect {
+    Connect {
+        will: will("will", id, delay),
+        ..resume(id)
+    }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn watcher(world: &World) -> Client {
+    let mut watcher = world
+        .client_of(connect("watcher"), principal("watcher"))
+        .await;
+    watcher.subscribe("will", Qos::AtLeastOnce).await;
+    watcher
+}
+
+// P3
+#[tokio::test]
+async fn an_expired_token_ends_its_connection_and_the_will_is_sent() {
+    let world = World::new();
+    let trust = Trust::new(&world).await;
+    let mut watcher = watcher(&world).await;
+    let soon = Principal {
+        expires_at: Some(SystemTime::now() + Duration::from_millis(300)),
+        ..trust.bearer("t", json!({"exp": now() + 60})).await
+    };
+    let mut client = world.client_of(with_will("c", 0), soon).await;
+    let mut other = world.client(connect("password")).await;
+    until("the token ends", || world.metrics.tokens_expired.get() == 1).await;
+    client.receive().await;
+    assert_eq!(client.ended_with(), Some(ReasonCode::NotAuthorized));
+    client.finish().await;
+    assert_eq!(watcher.take().await, ["c"]);
+    other.receive().await;
+    assert!(other.ending.is_none());
+    assert!(world.session("c").is_some(), "the session stays");
+}
+
+// P3, I4
+#[tokio::test]
+async fn a_revoked_token_takes_connection_and_will_that_of_an_absent_client_too() {
+    let world = World::new();
+    let trust = Trust::new(&world).await;
+    let mut watcher = watcher(&world).await;
+    let (bad, good) = (
+        trust.bearer("bad", json!({"exp": now() + 60})).await,
+        trust.bearer("good", json!({"exp": now() + 60})).await,
+    );
+    let mut told = world.client_of(with_will("told", 0), bad.clone()).await;
+    let away = world.client_of(with_will("away", 60), bad).await;
+    away.vanish().await;
+    let mut kept = world.client_of(with_will("kept", 0), good).await;
+    trust.server.vouch("bad", json!({"active": false}));
+    until("it is seen", || world.metrics.tokens_revoked.get() == 1).await;
+    until("its will goes", || {
+        world
+            .session("away")
+            .is_some_and(|session| session.rest().will.is_none())
+    })
+    .await;
+    told.receive().await;
+    assert_eq!(told.ended_with(), Some(ReasonCode::NotAuthorized));
+    told.finish().await;
+    kept.receive().await;
+    assert!(kept.ending.is_none());
+    kept.vanish().await;
+    assert_eq!(watcher.take().await, ["kept"]);
+    assert!(world.session("told").is_some(), "sessions stay");
+}
+
+// I4
+#[tokio::test]
+async fn silence_of_the_issuer_ends_only_tokens_that_have_no_end_of_their_own() {
+    let world = World::new();
+    let trust = Trust::new(&world).await;
+    let endless = trust.bearer("endless", json!({})).await;
+    let mut lasting = {
+        let principal = trust.bearer("lasting", json!({"exp": now() + 60})).await;
+        world.client_of(connect("lasting"), principal).await
+    };
+    let mut endless = world.client_of(connect("endless"), endless).await;
+    trust.server.stop();
+    until("it was asked in vain", || {
+        world.metrics.issuer_requests_failed.get() > 2
+    })
+    .await;
+    until("the endless one ends", || {
+        world.metrics.tokens_expired.get() == 1
+    })
+    .await;
+    endless.receive().await;
+    assert_eq!(endless.ended_with(), Some(ReasonCode::NotAuthorized));
+    lasting.receive().await;
+    assert!(lasting.ending.is_none());
+    assert_eq!(world.metrics.tokens_revoked.get(), 0);
+}
+
+// P4: what its issuer says about a token may change while its client is connected.
+#[tokio::test]
+async fn scopes_that_an_issuer_takes_away_are_lost_at_once() {
+    let world = World::new();
+    world.policy.replace(Policy::new([]));
+    let trust = Trust::new(&world).await;
+    let scope = "mqtt:sub:a mqtt:sub:b";
+    let principal = trust
+        .bearer("t", json!({"exp": now() + 60, "scope": scope}))
+        .await;
+    let mut client = world.client_of(resume("c"), principal).await;
+    assert_eq!(client.subscribe("a", Qos::AtLeastOnce).await, 1);
+    assert_eq!(client.subscribe("b", Qos::AtLeastOnce).await, 1);
+    assert_eq!(client.subscribe("c", Qos::AtLeastOnce).await, 0x87);
+    trust.vouch("t", json!({"exp": now() + 60, "scope": "mqtt:sub:a"}));
+    let session = world.session("c").unwrap();
+    until("b is lost", || session.subscription_count() == 1).await;
+    client.receive().await;
+    assert_eq!(client.ended_with(), Some(ReasonCode::NotAuthorized));
+}
+
+// P3: after a start, too.
+#[tokio::test]
+async fn the_scopes_of_the_last_login_are_on_disk() {
+    let world = World::new();
+    world.policy.replace(Policy::new([]));
+    let scopes = |names: &[&str]| Principal {
+        scopes: names.iter().map(|name| Arc::from(*name)).collect(),
+        ..principal("user")
+    };
+    let mut client = world
+        .client_of(resume("c"), scopes(&["mqtt:sub:a", "openid", "mqtt:sub:b"]))
+        .await;
+    client.subscribe("a", Qos::AtLeastOnce).await;
+    client.subscribe("b", Qos::AtLeastOnce).await;
+    client.vanish().await;
+    world.settle().await;
+    let world = world.crash().await;
+    let session = world.session("c").unwrap();
+    assert_eq!(session.principal().scopes.len(), 3);
+    assert_eq!(session.subscription_count(), 2);
+    // A rule may be for one of them.
+    world.policy.replace(Policy::new([crate::acl::Rule {
+        id: 1,
+        effect: Effect::Deny,
+        action: Action::Subscribe,
+        filter: "a".parse().unwrap(),
+        who: crate::acl::Who::Scope("openid".into()),
+    }]));
+    world.registry.policy_changed().await;
+    assert_eq!(session.subscription_count(), 1);
+    // Less at the next login: what it has no more goes.
+    let mut back = world.client_of(resume("c"), scopes(&["mqtt:sub:a"])).await;
+    assert!(back.session_present);
+    back.receive().await;
+    assert_eq!(back.ended_with(), Some(ReasonCode::NotAuthorized));
+}

@@ -1,0 +1,163 @@
+//! How long does a login by token last? It ends with its token, and it is ended when its issuer does not stand by it any more:
+//! one entry of the agenda for each connected session with a token, and no task while nothing is due.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, SystemTime},
+};
+
+use super::{agenda::Due, mailbox::Notice, registry::Registry, session::Session};
+use crate::{
+    auth::{Next, Principal, Refusal, TokenProblem},
+    routing::endpoint::Endpoint,
+};
+
+impl Registry {
+    /// The client of a session has proven anew who it is, on its connection number `epoch`: its session goes on with what the
+    /// new token says.
+    pub async fn renew_login(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        epoch: u32,
+        principal: Principal,
+    ) {
+        if session.epoch() == epoch {
+            self.take_over_login(session, principal).await;
+        }
+    }
+
+    /// Issuers are trusted no more: connections that were let in by a token of theirs end, and their wills with them (P3). Gives
+    /// the number of connections.
+    pub fn issuers_changed(&self) -> usize {
+        let Some(authenticator) = self.authenticator.get() else {
+            return 0;
+        };
+        let all = self.all();
+        let untrusted = all.iter().filter(|session| {
+            let principal = session.principal();
+            !authenticator.trusts_issuer_of(&principal)
+        });
+        untrusted
+            .filter(|session| self.revoke_token(session))
+            .count()
+    }
+
+    /// What is wrong with issuers, in words for the operator.
+    pub fn issuer_problems(&self) -> Vec<String> {
+        let authenticator = self.authenticator.get();
+        authenticator.map_or(Vec::new(), |authenticator| authenticator.issuer_problems())
+    }
+
+    /// Enters into the agenda when something is due about the token of a login, if there is one.
+    pub(super) fn watch_token(&self, session: &Arc<Session>) {
+        let principal = session.principal.load();
+        let Some(login) = &principal.token else {
+            return;
+        };
+        let wait = match login.next(principal.expires_at, session.id().0) {
+            Next::Expired | Next::Ask => Duration::ZERO,
+            Next::Wait(wait) => wait,
+        };
+        self.agenda.add(session, Due::Token, wait);
+    }
+
+    /// The agenda says that something is due about the token of a session.
+    pub(super) fn look_after_token(self: &Arc<Self>, session: &Arc<Session>) {
+        let principal = session.principal();
+        let Some(login) = &principal.token else {
+            return;
+        };
+        // Of a client that left, only a will that waits is of interest: revoked tokens take it along (P3).
+        let waits = || {
+            let rest = session.rest();
+            rest.attached || rest.will.is_some()
+        };
+        if !waits() {
+            return;
+        }
+        match login.next(principal.expires_at, session.id().0) {
+            Next::Expired => self.expire_token(session, &principal),
+            Next::Wait(wait) => self.agenda.add(session, Due::Token, wait),
+            Next::Ask => {
+                let (registry, session) = (self.clone(), session.clone());
+                tokio::spawn(async move { registry.ask_again(&session, &principal).await });
+            }
+        }
+    }
+
+    /// Asks the issuer whether it still stands by the token that `before` logged in with.
+    async fn ask_again(self: &Arc<Self>, session: &Arc<Session>, before: &Principal) {
+        let (Some(login), Some(authenticator)) = (&before.token, self.authenticator.get()) else {
+            return;
+        };
+        let certificate = before.certificate.as_ref();
+        let answer = authenticator.verify_again(login, certificate).await;
+        let current = session.principal();
+        if !current
+            .token
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(now, login))
+        {
+            // Another login, with an entry of its own.
+            return;
+        }
+        match answer {
+            Ok(now) if now.is_same(before) => self.take_over_login(session, now).await,
+            Err(Refusal::Token(TokenProblem::Expired)) => self.expire_token(session, before),
+            // Sessions stay until their tokens end: its silence is no statement.
+            Err(Refusal::Unavailable | Refusal::Busy) => {
+                let wait = login.retry(before.expires_at);
+                self.agenda.add(session, Due::Token, wait);
+            }
+            Ok(_) | Err(_) => {
+                self.revoke_token(session);
+            }
+        }
+    }
+
+    async fn take_over_login(self: &Arc<Self>, session: &Arc<Session>, now: Principal) {
+        let before = session.principal();
+        if before.roles == now.roles && before.scopes == now.scopes {
+            session.principal.store(Arc::new(now));
+        } else {
+            // P3: the session goes by the scopes of its last login.
+            self.recheck(session, Some(now)).await;
+            self.forget_permissions().await;
+        }
+        self.watch_token(session);
+    }
+
+    /// P3: its will is sent.
+    fn expire_token(&self, session: &Session, principal: &Principal) {
+        let now = SystemTime::now();
+        let certificate = principal.certificate.as_ref();
+        let notice = match certificate.is_some_and(|certificate| certificate.has_expired(now)) {
+            true => Notice::CertificateExpired,
+            false => Notice::TokenExpired,
+        };
+        if session.online.load(Relaxed) && session.notify(notice) {
+            self.metrics().tokens_expired.add(1);
+        }
+    }
+
+    /// P3: its will is not sent. The session stays with its principal, who may come back with another token. Whether that ends
+    /// a connection.
+    fn revoke_token(&self, session: &Arc<Session>) -> bool {
+        let forgotten = {
+            let mut rest = session.rest();
+            session.willless.store(true, Relaxed);
+            !rest.attached && !rest.ended && rest.forget_will()
+        };
+        if forgotten {
+            session.save_soon();
+        }
+        let ended = session.notify(Notice::TokenRevoked);
+        if ended {
+            let principal = session.principal();
+            let client = session.client_id();
+            tracing::warn!(target: "postern::audit", %principal, ?client, "the issuer does not stand by the token of this login any more: its connection ends");
+            self.metrics().tokens_revoked.add(1);
+        }
+        ended
+    }
+}
