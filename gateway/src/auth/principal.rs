@@ -35,7 +35,7 @@ impl Principal {
             realm: LOCAL_REALM.into(),
             name: "".into(),
             roles: [role.clone()].into(),
-            scopes: [].into(),
+            scopes: Arc::default(),
             device: None,
             expires_at: None,
             certificate: None,
