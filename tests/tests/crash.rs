@@ -5,8 +5,9 @@ use postern_crash::{Durability, Options, Report, run};
 use tokio::sync::Mutex;
 
 const KILLS: u64 = 10;
-/// Runs without a loss, after which `none` counts as safe, which it must not be.
-const ATTEMPTS: usize = 4;
+/// Runs that show no loss, after which `none` counts as safe, which it must not be. On a quiet machine about every
+/// second one shows one: the writer is seldom far behind.
+const ATTEMPTS: u64 = 16;
 
 /// One run at a time: two would only slow each other down.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -59,16 +60,15 @@ async fn nothing_acknowledged_is_lost_or_doubled_by_sigkill_with_durability_proc
 
 // D6: if this kept everything, the two tests above would prove nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sigkill_loses_what_was_acknowledged_with_durability_none() {
+async fn a_sigkill_breaks_the_promise_with_durability_none() {
     for _ in 0..ATTEMPTS {
-        let report = crash(Durability::None, false).await;
-        if report.verdict.lost > 0 || report.counts.retained_lost.get() > 0 {
+        if crash(Durability::None, false).await.shows_loss() {
             return;
         }
     }
     panic!(
         "{} kills lost nothing: the harness sees no loss",
-        KILLS * ATTEMPTS as u64
+        KILLS * ATTEMPTS
     );
 }
 

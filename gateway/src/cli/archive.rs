@@ -2,7 +2,6 @@
 //! and the SHA-256 of each. Nothing here knows what the parts mean.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tar::{Archive, EntryType, Header};
 
 use crate::admin::{Part, PartKind};
+use crate::tls::fingerprint::hex;
 
 /// The version of this form. Another one is refused.
 const FORMAT: u32 = 1;
@@ -107,7 +107,7 @@ impl<W: Write> Writer<W> {
         if missing > 0 {
             return Err(io::Error::other("a part is shorter than announced"));
         }
-        let sha256 = hexadecimal(digest.finish().as_ref());
+        let sha256 = hex(digest.finish().as_ref());
         let fingerprint = Fingerprint { bytes, sha256 };
         self.manifest.parts.insert(name, fingerprint);
         self.pad(bytes)
@@ -254,17 +254,8 @@ fn extract(
         return Err(io::Error::other("the file ends in it"));
     }
     file.sync_all()?;
-    let sha256 = hexadecimal(digest.finish().as_ref());
+    let sha256 = hex(digest.finish().as_ref());
     Ok(Fingerprint { bytes, sha256 })
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

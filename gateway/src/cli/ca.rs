@@ -15,6 +15,7 @@ use crate::admin::{
 };
 use crate::auth::generate_secret;
 use crate::data_dir::DataDir;
+use crate::tls::fingerprint::hex_with_colons;
 use crate::tls::private_ca::signing::{KeyRequest, Prints, to_der, to_pem};
 
 #[derive(Debug, clap::Args)]
@@ -155,8 +156,8 @@ fn show(answer: Answer, pem: bool, out: &mut impl Write) -> Result<ExitCode, Cli
         (not_after - now()) / 86_400
     )?;
     if let Some(prints) = Prints::of(&ca.certificate) {
-        writeln!(out, "SHA-256       {}", colons(&prints.sha256))?;
-        writeln!(out, "SHA-1         {}", colons(&prints.sha1))?;
+        writeln!(out, "SHA-256       {}", hex_with_colons(&prints.sha256))?;
+        writeln!(out, "SHA-1         {}", hex_with_colons(&prints.sha1))?;
         writeln!(out, "pin of the key (SHA-256, base64)  {}", prints.pin())?;
     }
     Ok(ExitCode::SUCCESS)
@@ -328,11 +329,6 @@ fn bytes_of(path: &Path) -> Result<Vec<u8>, CliError> {
         return Err(failed(large));
     }
     fs::read(path).map_err(failed)
-}
-
-fn colons(octets: &[u8]) -> String {
-    let octets: Vec<String> = octets.iter().map(|octet| format!("{octet:02X}")).collect();
-    octets.join(":")
 }
 
 fn now() -> i64 {

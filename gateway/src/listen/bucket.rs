@@ -42,12 +42,25 @@ impl Bucket {
         self.0 = Some(full + interval);
         true
     }
+
+    /// Gives a token back.
+    pub fn put_back(&mut self, rate: Rate) {
+        let interval = Duration::from_secs_f64(1.0 / rate.per_second);
+        self.0 = self.0.and_then(|full| full.checked_sub(interval));
+    }
 }
 
 impl<K: Eq + Hash + Copy> Buckets<K> {
     /// Takes a token of `key`, if there is one. At most `capacity` buckets are remembered.
     pub fn take(&mut self, key: K, rate: Rate, now: Instant, capacity: usize) -> bool {
         self.0.touch(key, capacity).take(rate, now)
+    }
+
+    /// Gives a token of `key` back, if its bucket is remembered.
+    pub fn put_back(&mut self, key: K, rate: Rate, capacity: usize) {
+        if let Some(bucket) = self.0.touch_known(key, capacity) {
+            bucket.put_back(rate);
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -77,6 +90,18 @@ mod tests {
         assert!(take(100) && !take(100), "one after a tenth of a second");
         assert!(!take(199), "what was refused cost nothing");
         assert_eq!((0..100).filter(|_| take(10_000)).count(), 5, "full again");
+    }
+
+    #[test]
+    fn what_is_put_back_can_be_taken_again_and_no_more_than_that() {
+        let mut buckets = Buckets::default();
+        let now = Instant::now();
+        let take = |buckets: &mut Buckets<_>| buckets.take("a", RATE, now, 100);
+        assert_eq!((0..9).filter(|_| take(&mut buckets)).count(), 5);
+        buckets.put_back("a", RATE, 100);
+        buckets.put_back("b", RATE, 100);
+        assert!(take(&mut buckets) && !take(&mut buckets));
+        assert_eq!(buckets.len(), 1, "nobody is remembered for it");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use broker_config::{Config, IpNet};
+use broker_config::{Config, IpNet, Limits};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -98,11 +98,7 @@ impl Door {
             self.metrics.connections_banned.add(1);
             return Err(Turned::Banned);
         }
-        if limits.connection_rate > 0 {
-            let rate = Rate {
-                per_second: limits.connection_rate.into(),
-                burst: limits.connection_burst,
-            };
+        if let Some(rate) = arrival_rate(limits) {
             let mut arrivals = self.arrivals.lock();
             if !arrivals.take(address.into(), rate, now, rules.remembered) {
                 self.metrics.connections_too_often.add(1);
@@ -110,6 +106,15 @@ impl Door {
             }
         }
         Ok(())
+    }
+
+    /// A connection turned out to be a validation of a certificate authority: it counts against no limit (N1).
+    pub fn was_validation(&self, address: IpAddr) {
+        let config = self.config.load();
+        if let Some(rate) = arrival_rate(&config.limits) {
+            let mut arrivals = self.arrivals.lock();
+            arrivals.put_back(address.into(), rate, config.bans.remembered);
+        }
     }
 
     /// A connection is closed because of the lag.
@@ -302,6 +307,14 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// How often one address may connect; `None`: as often as it likes.
+fn arrival_rate(limits: &Limits) -> Option<Rate> {
+    (limits.connection_rate > 0).then(|| Rate {
+        per_second: limits.connection_rate.into(),
+        burst: limits.connection_burst,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,6 +355,22 @@ mod tests {
         assert!((95..150).contains(&lines), "{lines}");
         door.tidy_up();
         assert!(door.metrics.addresses_remembered.get() <= 100);
+    }
+
+    // N1
+    #[test]
+    fn a_validation_costs_its_address_no_connection() {
+        let door = door(|config| {
+            config.limits.connection_rate = 1;
+            config.limits.connection_burst = 2;
+        });
+        let address = IpAddr::from([127, 0, 0, 1]);
+        for _ in 0..10 {
+            assert!(door.admit(address).is_ok());
+            door.was_validation(address);
+        }
+        assert!(door.admit(address).is_ok() && door.admit(address).is_ok());
+        assert_eq!(door.admit(address), Err(Turned::TooOften));
     }
 
     // N1

@@ -298,6 +298,7 @@ impl Guest {
             }
             Ok(Err(Unfinished::Failed(error))) if is_challenge(&error) => {
                 // No failure, whatever came of it (N1).
+                context.door.was_validation(self.peer.ip());
                 tracing::debug!(peer = %self.peer, %error);
                 return None;
             }

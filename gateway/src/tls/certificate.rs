@@ -3,18 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest::{self, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, InconsistentKeys, SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::chain::{self, ChainLink, KeyKind};
 use super::pem::{self, CertificateFacts};
-use super::{SubjectName, TlsError, server_config};
+use super::{SubjectName, TlsError, fingerprint, server_config};
 
 /// Two PEM files: the certificate chain, leaf first, and the private key of the leaf (PKCS#8, SEC1
 /// or PKCS#1).
@@ -75,19 +76,14 @@ impl Certificate {
     /// Loads the pair and checks that it belongs together. Does file I/O.
     ///
     /// # Errors
-    /// [`TlsError::Read`], [`TlsError::Damaged`], [`TlsError::KeyMismatch`], or [`TlsError::Chain`]
-    /// if the certificates are not in order.
+    /// [`TlsError::Read`], [`TlsError::Damaged`], [`TlsError::KeyMismatch`], [`TlsError::Chain`] if the
+    /// certificates are not in order, or [`TlsError::Exposed`] if everybody can read the key and that
+    /// cannot be ended.
     pub fn load(source: &CertificateSource) -> Result<Certificate, TlsError> {
         let chain = pem::read_certificates(&source.certificate, source.remedy)?;
         let private_key = pem::read_private_key(&source.private_key, source.remedy)?;
         let certificate = Self::new(chain, private_key, source)?;
-        if pem::mode(&source.private_key)? & 0o004 != 0 {
-            tracing::warn!(
-                path = %source.private_key.display(),
-                "everybody on this machine can read the private key; `chmod o-rwx` it and \
-                 consider replacing it"
-            );
-        }
+        hide_from_everybody(&source.private_key)?;
         Ok(certificate)
     }
 
@@ -237,20 +233,18 @@ impl Certificate {
 
     /// SHA-256 of the leaf in DER.
     pub fn sha256(&self) -> [u8; 32] {
-        sha256(self.der())
+        fingerprint::sha256(self.der())
     }
 
     /// SHA-1 of the leaf in DER: what old devices compare, and good for nothing else.
     pub fn sha1(&self) -> [u8; 20] {
-        let mut octets = [0; 20];
-        octets.copy_from_slice(digest::digest(&SHA1_FOR_LEGACY_USE_ONLY, self.der()).as_ref());
-        octets
+        fingerprint::sha1(self.der())
     }
 
     /// SHA-256 of the leaf's SubjectPublicKeyInfo in DER (RFC 7469, 2.4): the pin that survives a
     /// renewal with the same key.
     pub fn spki_sha256(&self) -> [u8; 32] {
-        sha256(self.public_key())
+        fingerprint::sha256(self.public_key())
     }
 
     /// The leaf's SubjectPublicKeyInfo in DER.
@@ -309,21 +303,28 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// SHA-256 of a certificate in DER, in upper-case hexadecimal with colons.
-pub fn sha256_fingerprint(certificate: &CertificateDer<'_>) -> String {
-    hex_with_colons(&sha256(certificate))
-}
-
-/// `AA:BB:…`, as `openssl x509 -fingerprint` prints it.
-pub fn hex_with_colons(octets: &[u8]) -> String {
-    let octets: Vec<String> = octets.iter().map(|octet| format!("{octet:02X}")).collect();
-    octets.join(":")
-}
-
-fn sha256(octets: &[u8]) -> [u8; 32] {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(digest::digest(&SHA256, octets).as_ref());
-    digest
+/// Takes a key of the operator's away from everybody, with a warning; its group keeps what it has.
+///
+/// # Errors
+/// [`TlsError::Read`] and [`TlsError::Exposed`].
+fn hide_from_everybody(path: &Path) -> Result<(), TlsError> {
+    let mode = pem::mode(path)?;
+    if mode & 0o004 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode & !0o007)).map_err(|source| {
+        TlsError::Exposed {
+            path: path.to_owned(),
+            source,
+        }
+    })?;
+    tracing::warn!(
+        path = %path.display(),
+        mode = format_args!("{mode:04o}"),
+        "everybody on this machine could read the private key; they cannot any more, but consider \
+         it known to them"
+    );
+    Ok(())
 }
 
 /// The schemes that a key signs with. Asking a key costs an allocation, so it is asked once.

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
-use super::certificate::{Certificate, CertificateSource, hex_with_colons};
+use super::certificate::{Certificate, CertificateSource};
 use super::certificates::{Certificates, load_for_start};
+use super::fingerprint::hex_with_colons;
 use super::{SubjectName, TlsError};
 
 /// How long files that changed may be unusable before it is a problem: whoever replaces a pair

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::super::fingerprint::sha256;
 use super::super::testing::{Authority, Pair};
 use super::*;
 
@@ -34,6 +35,25 @@ fn a_certificate_tells_what_an_operator_asks_about_it() {
         .not_after()
         .duration_since(certificate.not_before());
     assert_eq!(life.unwrap(), Duration::from_secs(8 * 86_400));
+}
+
+#[test]
+fn a_private_key_that_everybody_can_read_is_hidden_from_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let pair = Authority::new("CA").ecdsa(&["a.example.org"]);
+    let [chain, key] = ["chain.pem", "key.pem"].map(|name| folder.path().join(name));
+    fs::write(&chain, pair.chain).unwrap();
+    fs::write(&key, pair.key).unwrap();
+    for (before, after) in [
+        (0o644, 0o640),
+        (0o604, 0o600),
+        (0o640, 0o640),
+        (0o600, 0o600),
+    ] {
+        fs::set_permissions(&key, Permissions::from_mode(before)).unwrap();
+        Certificate::load(&CertificateSource::files(&chain, &key)).unwrap();
+        assert_eq!(pem::mode(&key).unwrap(), after, "{before:o}");
+    }
 }
 
 #[test]
@@ -135,10 +155,7 @@ fn pins_are_those_of_the_leaf() {
     let ca = Authority::new("CA");
     let certificate = ca.ecdsa(&["a.example.org"]).load().unwrap();
     let der = certificate.certified_key().cert[0].clone();
-    assert_eq!(
-        hex_with_colons(&certificate.sha256()),
-        sha256_fingerprint(&der)
-    );
+    assert_eq!(certificate.sha256(), sha256(&der));
     assert_eq!(certificate.sha1().len(), 20);
     assert!(
         der.windows(certificate.public_key().len())

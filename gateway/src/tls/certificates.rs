@@ -13,7 +13,8 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, SignatureScheme};
 
-use super::certificate::{Certificate, CertificateSource, hex_with_colons};
+use super::certificate::{Certificate, CertificateSource};
+use super::fingerprint::hex_with_colons;
 use super::{SubjectName, TlsError};
 
 /// The certificates that new handshakes get, by slot. Reading takes no lock and allocates nothing;

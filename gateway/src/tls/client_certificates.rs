@@ -21,7 +21,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{SHA256, digest};
 use broker_config::{ClientCertificates, Demand, Fingerprint};
 use hashbrown::HashSet;
 use parking_lot::Mutex;
@@ -31,6 +30,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
+use super::fingerprint::sha256;
 use authority::Authority;
 use in_force::InForce;
 use revocation_list::ListFile;
@@ -346,12 +346,6 @@ fn check_validity(x509: &X509Certificate<'_>, now: UnixTime) -> Result<(), Clien
 
 fn set(fingerprints: &[Fingerprint]) -> HashSet<[u8; 32]> {
     fingerprints.iter().map(|one| one.0).collect()
-}
-
-fn sha256(certificate: &CertificateDer<'_>) -> [u8; 32] {
-    let mut octets = [0; 32];
-    octets.copy_from_slice(digest(&SHA256, certificate).as_ref());
-    octets
 }
 
 impl fmt::Debug for ClientTrust {

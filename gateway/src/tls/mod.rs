@@ -19,6 +19,7 @@ mod chain;
 mod ciphers;
 pub mod client_certificates;
 mod client_hello;
+pub mod fingerprint;
 mod pem;
 mod pins;
 pub mod private_ca;
@@ -31,9 +32,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use accept::{Tap, TlsAcceptor, TlsStream, is_challenge};
-pub use certificate::{
-    Certificate, CertificateSource, hex_with_colons, sha256_fingerprint, unix_seconds,
-};
+pub use certificate::{Certificate, CertificateSource, unix_seconds};
 pub use certificate_files::{CertificateFiles, Changes};
 pub use certificate_store::{CertificateStore, PrivateKeyPem};
 pub use certificates::Certificates;
@@ -57,6 +56,12 @@ pub enum TlsError {
 
     #[error("cannot write {path}: {source}; check the owner and the free space of its directory")]
     Write { path: PathBuf, source: io::Error },
+
+    #[error(
+        "everybody on this machine can read the private key {path}, and its permissions cannot be \
+         changed: {source}; `chmod o-rwx` it, and replace it if others use the machine"
+    )]
+    Exposed { path: PathBuf, source: io::Error },
 
     #[error("{path} is damaged: {problem}; {remedy}")]
     Damaged {

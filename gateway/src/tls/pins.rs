@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
 use x509_parser::public_key::PublicKey;
 
-use super::certificate::{Certificate, hex_with_colons};
+use super::certificate::Certificate;
+use super::fingerprint::{hex, hex_with_colons};
 
 /// The leaf's fingerprints and pins. Those of the certificate change with each renewal; those of the
 /// public key stay as long as the private key stays.
@@ -35,8 +36,8 @@ impl Pins {
         Self {
             sha256: hex_with_colons(&certificate.sha256()),
             sha1: hex_with_colons(&certificate.sha1()),
-            sha1_digits: digits(&certificate.sha1()),
-            spki_sha256: digits(&certificate.spki_sha256()),
+            sha1_digits: hex(&certificate.sha1()),
+            spki_sha256: hex(&certificate.spki_sha256()),
             tasmota: tasmota(certificate.public_key())
                 .map(|digest| hex_with_colons(&digest).replace(':', " ")),
             public_key: pem::encode_config(&public_key, lines),
@@ -76,10 +77,6 @@ fn without_sign(number: &[u8]) -> &[u8] {
         [0, rest @ ..] if !rest.is_empty() => rest,
         number => number,
     }
-}
-
-fn digits(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 #[cfg(test)]

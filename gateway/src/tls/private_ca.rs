@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -26,6 +25,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::certificate::unix_seconds;
+use super::fingerprint::{hex, sha256};
 use super::pem::{self, CertificateFacts};
 use super::{CertificateSource, SubjectName, TlsError, atomic_file, server_config};
 
@@ -314,13 +314,7 @@ impl Ca {
 fn ca_parameters(key: &KeyPair, now: i64) -> Result<CertificateParams, TlsError> {
     // Named after its key: the name of a CA made again from the same key is the same, and two CAs
     // are told apart.
-    let public_key = digest(&SHA256, &key.subject_public_key_info());
-    let short: String = public_key
-        .as_ref()
-        .iter()
-        .take(4)
-        .map(|octet| format!("{octet:02x}"))
-        .collect();
+    let short = hex(&sha256(&key.subject_public_key_info())[..4]);
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = common_name(&format!("Postern private CA {short}"));
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

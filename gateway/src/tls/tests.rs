@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsConnector, client};
 
+use super::fingerprint::{hex_with_colons, sha256};
 use super::*;
 
 struct Gateway {
@@ -360,7 +361,7 @@ async fn a_reload_gives_new_connections_the_new_certificate_and_leaves_the_old_o
     let (server, client) = gateway.connect(&Client::default()).await;
     let (mut server, mut client) = (server.unwrap(), client.unwrap());
     let before = gateway.certificates.fingerprint();
-    assert_eq!(sha256_fingerprint(&leaf(&client)), before);
+    assert_eq!(hex_with_colons(&sha256(&leaf(&client))), before);
     assert!(!gateway.certificates.reload(&gateway.ca.source()).unwrap());
 
     let renewed = PrivateCa::open(
@@ -374,7 +375,7 @@ async fn a_reload_gives_new_connections_the_new_certificate_and_leaves_the_old_o
     let config = Arc::new(gateway.client(&Client::default()));
     let (_, client) = gateway.connect_with(config, "new.example.org").await;
     assert_eq!(
-        sha256_fingerprint(&leaf(&client.unwrap())),
+        hex_with_colons(&sha256(&leaf(&client.unwrap()))),
         gateway.certificates.fingerprint()
     );
 }

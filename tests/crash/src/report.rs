@@ -50,6 +50,21 @@ impl Report {
         self.violations().iter().all(|(_, n)| *n == 0)
     }
 
+    /// Something that was acknowledged is gone. A QoS 2 message that came twice counts: its packet identifier was lost.
+    pub fn shows_loss(&self) -> bool {
+        const LOSSES: [&str; 5] = [
+            "lost",
+            "QoS 2 duplicates",
+            "retained lost",
+            "subscriptions lost",
+            "sessions lost",
+        ];
+        let violations = self.violations();
+        violations
+            .iter()
+            .any(|(name, n)| *n > 0 && LOSSES.contains(name))
+    }
+
     fn figures(&self) -> Vec<(&'static str, String)> {
         let counts = &self.counts;
         let longest = self.restarts.iter().max().copied().unwrap_or_default();

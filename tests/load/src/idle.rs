@@ -16,9 +16,6 @@ use tokio::time::Instant;
 /// Largest packet a quiet client accepts.
 const CAPACITY: usize = 1024;
 
-/// Connections that come and go before memory is first read, so that what the server sets up once is not counted.
-const WARM_UP: u32 = 20;
-
 /// # Errors
 /// [`LoadError`] if a connection cannot be opened, or ends while it is held.
 pub async fn idle(options: &IdleOptions) -> Result<IdleReport, LoadError> {
@@ -30,7 +27,7 @@ pub async fn idle(options: &IdleOptions) -> Result<IdleReport, LoadError> {
     let at_once = options.target.connect_at_once;
     let resident_at_start = resident()?;
 
-    let warm = open_all(WARM_UP, at_once, |i| {
+    let warm = open_all(options.warm_up, at_once, |i| {
         link(
             target.clone(),
             format!("pl{run:08x}w{i}"),
@@ -40,14 +37,14 @@ pub async fn idle(options: &IdleOptions) -> Result<IdleReport, LoadError> {
         )
     })
     .await?;
-    let transport = warm[0].negotiated().map(Transport::from);
     for link in warm {
         link.close().await;
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     let before = resident()?;
 
-    let started = Instant::now();
+    let cpu = || server.map(|server| server.cpu_seconds()).transpose();
+    let (started, cpu_at_start) = (Instant::now(), cpu()?);
     let links = open_all(options.clients, at_once, |i| {
         link(
             target.clone(),
@@ -59,17 +56,18 @@ pub async fn idle(options: &IdleOptions) -> Result<IdleReport, LoadError> {
     })
     .await?;
     let opened_in = started.elapsed();
+    let cpu_opened = used(cpu_at_start, cpu()?);
+    let transport = links[0].negotiated().map(Transport::from);
     let (close, closed) = watch::channel(());
     let mut clients = JoinSet::new();
     for link in links {
         clients.spawn(hold(link, closed.clone()));
     }
-    let cpu = || server.map(|server| server.cpu_seconds()).transpose();
     let cpu_before = cpu()?;
     tokio::time::sleep(options.hold).await;
     check(&mut clients)?;
     let after = resident()?;
-    let cpu_held = cpu()?.zip(cpu_before).map(|(after, before)| after - before);
+    let cpu_held = used(cpu_before, cpu()?);
     drop(close);
     while let Some(ended) = clients.join_next().await {
         ended??;
@@ -79,6 +77,7 @@ pub async fn idle(options: &IdleOptions) -> Result<IdleReport, LoadError> {
         clients: options.clients,
         transport,
         opened_in_seconds: opened_in.as_secs_f64(),
+        server_cpu_seconds_to_open: cpu_opened,
         held_seconds: options.hold.as_secs_f64(),
         server_cpu_seconds_while_held: cpu_held,
         server_rss_kib_at_start: resident_at_start,
@@ -88,6 +87,10 @@ pub async fn idle(options: &IdleOptions) -> Result<IdleReport, LoadError> {
             .zip(before)
             .map(|(after, before)| (after as f64 - before as f64) / f64::from(options.clients)),
     })
+}
+
+fn used(before: Option<f64>, after: Option<f64>) -> Option<f64> {
+    after.zip(before).map(|(after, before)| after - before)
 }
 
 /// Keeps the connection alive until `closed` is gone.

@@ -2,7 +2,7 @@
 //! both directions. What the packets are for is left to the clients.
 
 use crate::error::LoadError;
-use crate::options::TargetOptions;
+use crate::options::{Account, TargetOptions};
 use crate::tls::Tls;
 use crate::wire::{self, ConnAck, Packet, Session, Version};
 use rustls::HandshakeKind;
@@ -27,8 +27,7 @@ pub struct Target {
     sources: u16,
     pub tls: Option<Tls>,
     version: Version,
-    username: Option<String>,
-    password: Option<Vec<u8>>,
+    accounts: Vec<Account>,
     keep_alive: u16,
     timeout: Duration,
 }
@@ -85,8 +84,7 @@ impl Target {
             sources: options.sources,
             tls: Tls::new(options)?,
             version: options.version(),
-            username: options.username.clone(),
-            password: options.password()?,
+            accounts: options.accounts()?,
             keep_alive: options.keep_alive,
             timeout: options.connect_timeout,
         }))
@@ -94,6 +92,11 @@ impl Target {
 
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    fn account(&self, index: u32) -> Option<&Account> {
+        let turn = (index as usize).checked_rem(self.accounts.len())?;
+        self.accounts.get(turn)
     }
 
     /// 127.x.y.z for the client `index`: parties of their own for a server that limits by address.
@@ -183,9 +186,8 @@ impl Link {
             sent: 0,
         };
         let login = target
-            .username
-            .as_deref()
-            .map(|user| (user, target.password.as_deref()));
+            .account(index)
+            .map(|account| (account.username.as_str(), account.password.as_deref()));
         wire::connect(
             &mut link.out,
             target.version,

@@ -6,7 +6,7 @@ use crate::wire::Version;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Bytes at the head of every payload: run, publisher, number and time of sending.
@@ -74,6 +74,9 @@ pub struct TargetOptions {
     /// File whose first line is the password (never given on the command line, where others could read it)
     #[arg(long, requires = "username")]
     pub password_file: Option<PathBuf>,
+    /// File with a user name and a password, separated by a blank, on each line: the clients take them in turn
+    #[arg(long, conflicts_with = "username")]
+    pub accounts: Option<PathBuf>,
     /// Keep alive in seconds, 0 for none
     #[arg(long, default_value_t = 300)]
     pub keep_alive: u16,
@@ -95,6 +98,12 @@ pub struct TargetOptions {
     /// Print the report as one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// What a client logs in with.
+pub struct Account {
+    pub username: String,
+    pub password: Option<Vec<u8>>,
 }
 
 #[derive(Args, Clone)]
@@ -181,6 +190,9 @@ pub struct IdleOptions {
     /// Connections to hold
     #[arg(short = 'n', long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=500_000))]
     pub clients: u32,
+    /// Connections that come and go first, so that what the server sets up once is not counted
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub warm_up: u32,
     /// Seconds the connections are held, all of them open, before the server's memory is read
     #[arg(long, default_value = "3", value_parser = seconds)]
     pub hold: Duration,
@@ -267,18 +279,42 @@ impl TargetOptions {
         }
     }
 
-    /// The password, from its file.
+    /// Who the clients are: client i is the i-th, and after the last one comes the first again. Empty: nobody.
     ///
     /// # Errors
-    /// [`LoadError::File`] if it cannot be read, [`LoadError::Option`] if it is empty or too long for MQTT.
-    pub fn password(&self) -> Result<Option<Vec<u8>>, LoadError> {
+    /// [`LoadError::File`] if a file cannot be read, [`LoadError::Option`] if what is in it is empty or too long for
+    /// MQTT.
+    pub fn accounts(&self) -> Result<Vec<Account>, LoadError> {
+        if let Some(path) = &self.accounts {
+            let wrong = || LoadError::Option {
+                option: "--accounts",
+                value: path.display().to_string(),
+                remedy: "each of its lines has to hold a user name, a blank, and a password of 1 to 65,535 bytes",
+            };
+            let text = read(path)?;
+            let account = |line: &str| {
+                let (username, password) = line.split_once(' ')?;
+                let fits = |text: &str| (1..=usize::from(u16::MAX)).contains(&text.len());
+                (fits(username) && fits(password)).then(|| Account {
+                    username: username.to_owned(),
+                    password: Some(password.as_bytes().to_vec()),
+                })
+            };
+            let accounts: Option<Vec<_>> = text.lines().map(account).collect();
+            return accounts.filter(|all| !all.is_empty()).ok_or_else(wrong);
+        }
+        let Some(username) = self.username.clone() else {
+            return Ok(Vec::new());
+        };
+        let password = self.password()?;
+        Ok(vec![Account { username, password }])
+    }
+
+    fn password(&self) -> Result<Option<Vec<u8>>, LoadError> {
         let Some(path) = &self.password_file else {
             return Ok(None);
         };
-        let text = fs::read_to_string(path).map_err(|e| LoadError::File {
-            path: path.clone(),
-            why: e.to_string(),
-        })?;
+        let text = read(path)?;
         let password = text.lines().next().unwrap_or_default();
         if password.is_empty() || password.len() > usize::from(u16::MAX) {
             return Err(LoadError::Option {
@@ -317,6 +353,13 @@ impl TargetOptions {
         }
         Ok(())
     }
+}
+
+fn read(path: &Path) -> Result<String, LoadError> {
+    fs::read_to_string(path).map_err(|e| LoadError::File {
+        path: path.to_owned(),
+        why: e.to_string(),
+    })
 }
 
 impl TrafficOptions {
@@ -411,5 +454,39 @@ mod tests {
             let error = options.check().unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    fn accounts(file: &Path) -> Result<Vec<Account>, LoadError> {
+        let options =
+            Options::parse_from(["postern-load", "idle", "--accounts", file.to_str().unwrap()]);
+        options.pattern.target().accounts()
+    }
+
+    #[test]
+    fn a_file_of_accounts_has_a_name_and_a_password_on_each_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("accounts");
+        fs::write(&file, "ann secret\nbob with blanks in it\n").unwrap();
+        let found = accounts(&file).unwrap();
+        let found: Vec<_> = found
+            .iter()
+            .map(|account| (&account.username[..], account.password.as_deref().unwrap()))
+            .collect();
+        assert_eq!(
+            found,
+            [("ann", &b"secret"[..]), ("bob", b"with blanks in it")]
+        );
+        for wrong in ["", "ann", "ann \n", " secret", "ann secret\n\n"] {
+            fs::write(&file, wrong).unwrap();
+            let error = accounts(&file).err().expect(wrong).to_string();
+            assert!(
+                error.contains("--accounts") && error.contains("user name"),
+                "{error}"
+            );
+        }
+        let error = accounts(&folder.path().join("none"))
+            .err()
+            .expect("no file");
+        assert!(error.to_string().contains("none"), "{error}");
     }
 }

@@ -123,6 +123,7 @@ pub struct IdleReport {
     pub clients: u32,
     pub transport: Option<Transport>,
     pub opened_in_seconds: f64,
+    pub server_cpu_seconds_to_open: Option<f64>,
     pub held_seconds: f64,
     pub server_cpu_seconds_while_held: Option<f64>,
     /// Before any connection of this run.
@@ -328,6 +329,9 @@ impl fmt::Display for IdleReport {
             ": opened in {:.1} s, held for {:.1} s",
             self.opened_in_seconds, self.held_seconds
         )?;
+        if let Some(cpu) = self.server_cpu_seconds_to_open {
+            write!(f, "\n  server CPU {cpu:.2} s to open them")?;
+        }
         if let (Some(start), Some(before), Some(held), Some(each)) = (
             self.server_rss_kib_at_start,
             self.server_rss_kib_before,

@@ -3,16 +3,17 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use postern_tests::Setup;
+use postern_tests::gateway::Process;
 use postern_tests::peer::Tool;
 use postern_tests::tls::{ALL_VERSIONS, client_config};
-use postern_tests::wait::within;
+use postern_tests::wait::{until_some, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::authority::{HTTP_PORT, Options, TLS_PORT};
-use crate::world::hook;
-use crate::world::{NAME, World, text};
+use crate::world::{NAME, World, config, hook, text};
 
 #[tokio::test]
 async fn a_domain_is_all_it_takes() {
@@ -87,8 +88,10 @@ fn assert_private(directory: &Path) {
 #[tokio::test]
 async fn tls_alpn_01_is_answered_by_a_listener_that_serves_clients_too() {
     let pebble = Options::default().start().await;
-    let acme =
-        format!("domains = \"{NAME}\"\nchallenge = \"tls-alpn-01\"\n[sys]\ninterval = \"1s\"\n");
+    let acme = format!(
+        "domains = \"{NAME}\"\nchallenge = \"tls-alpn-01\"\n[sys]\ninterval = \"1s\"\n\
+         [limits]\nconnection_rate = 1\nconnection_burst = 10\n"
+    );
     let world = World::issued(pebble, &acme).await;
     world.trusted(NAME).await.expect_success();
     let http = (world.pebble.ip, HTTP_PORT);
@@ -98,7 +101,10 @@ async fn tls_alpn_01_is_answered_by_a_listener_that_serves_clients_too() {
     );
     // Afterwards the CA's protocol finds nothing, and ordinary clients are served on that port.
     let at = std::net::SocketAddr::new(world.pebble.ip, TLS_PORT);
-    assert!(!offers(&world, at, b"acme-tls/1").await);
+    for _ in 0..30 {
+        assert!(!offers(&world, at, b"acme-tls/1").await);
+    }
+    // Nor did it count against a limit.
     assert!(offers(&world, at, b"mqtt").await);
     // None of that was a failure of a client.
     let mut client = world.gateway.v5("looks").await;
@@ -123,6 +129,45 @@ async fn offers(world: &World, at: std::net::SocketAddr, protocol: &[u8]) -> boo
     within("an answer", connector.connect(name, stream))
         .await
         .is_ok()
+}
+
+#[tokio::test]
+async fn http_01_passes_nginx_on_port_80_with_the_documented_line() {
+    const PAGE: &str = include_str!("../../../docs/certificates.md");
+    let (_, line) = PAGE.split_once("```nginx\n").expect("lines for nginx");
+    let (line, _) = line.split_once("```").expect("their end");
+    let pebble = Options::default().start().await;
+    let (public, ours) = (
+        format!("{}:{HTTP_PORT}", pebble.ip),
+        format!("{}:8089", pebble.ip),
+    );
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("nginx.conf");
+    let server = format!(
+        "pid nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{ access_log off; server {{ listen {public};\n{}}} }}\n",
+        line.replace("127.0.0.1:8089", &ours)
+    );
+    assert!(server.contains(&ours), "{server}");
+    std::fs::write(&file, server).expect("written");
+    let prefix = format!("{}/", directory.path().display());
+    let nginx = Process::start(
+        Tool::new("/usr/sbin/nginx")
+            .args(["-p", &prefix, "-g", "daemon off;", "-c"])
+            .arg(&file),
+    );
+    until_some("nginx to listen", async || {
+        assert_eq!(nginx.status(), None, "{}", nginx.log().text());
+        TcpStream::connect(&public).await.ok()
+    })
+    .await;
+    let acme = format!("domains = \"{NAME}\"\nchallenge = \"http-01\"");
+    let settings = config(&pebble, &acme).replace(&public, &ours);
+    let gateway = Setup::new().toml(&settings).start().await;
+    let world = World { pebble, gateway };
+    world.certificate("acme").await;
+    world.trusted(NAME).await.expect_success();
+    nginx.signal(libc::SIGTERM);
+    within("nginx to leave", nginx.wait()).await;
 }
 
 #[tokio::test]

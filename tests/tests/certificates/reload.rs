@@ -223,7 +223,7 @@ async fn an_expired_certificate_is_served_at_start_and_said_to_be_a_problem() {
     let pair = Authority::new().valid(&[NAME], EXPIRED);
     let section = pair.write(dir.path(), "own");
     let (_, key) = files(dir.path(), "own");
-    std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o644)).expect("set");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("set");
     let gateway = Setup::new()
         .toml(&format!("[certificates.own]\n{section}"))
         .start()
@@ -231,9 +231,11 @@ async fn an_expired_certificate_is_served_at_start_and_said_to_be_a_problem() {
     gateway.expect_error("expired");
     let log = gateway.process.log().text();
     assert!(
-        log.contains("everybody on this machine can read the private key"),
+        log.contains("everybody on this machine could read the private key"),
         "{log}"
     );
+    let mode = std::fs::metadata(&key).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o640, "it is hidden from everybody");
     let finished = s_client(gateway.addresses.mqtts, &["-servername", NAME]).await;
     assert!(
         finished.stdout.contains("certificate has expired"),

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use gateway::tls::fingerprint::{hex_with_colons, sha256};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
@@ -44,7 +45,7 @@ impl Device {
 
     /// SHA-256 of the certificate, as `client_fingerprints` takes it.
     pub fn fingerprint(&self) -> String {
-        gateway::tls::sha256_fingerprint(&self.chain[0])
+        hex_with_colons(&sha256(&self.chain[0]))
     }
 
     pub fn write(&self, folder: &Path, name: &str) {

@@ -3,13 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use instant_acme::{Account, AccountCredentials, ExternalAccountKey, Key, NewAccount};
 use rustls_pki_types::PrivateKeyDer;
 use serde::{Deserialize, Serialize};
 
+use super::super::fingerprint::{hex, sha256};
 use super::super::{TlsError, atomic_file, pem};
 use super::problem::Refusal;
 use super::transport::{Transport, chain};
@@ -208,12 +208,7 @@ pub fn is_account_file(path: &str) -> bool {
 pub(super) const DIRECTORY: &str = "acme";
 
 fn file(directory: &Path, ca: &Ca) -> PathBuf {
-    let hash: String = digest(&SHA256, ca.directory.as_bytes())
-        .as_ref()
-        .iter()
-        .take(4)
-        .map(|octet| format!("{octet:02x}"))
-        .collect();
+    let hash = hex(&sha256(ca.directory.as_bytes())[..4]);
     directory.join(format!("account-{hash}.json"))
 }
 

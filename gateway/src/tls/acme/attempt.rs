@@ -10,6 +10,7 @@ use instant_acme::CertificateIdentifier;
 use rustls_pki_types::CertificateDer;
 
 use super::super::certificate::unix_seconds;
+use super::super::fingerprint::hex;
 use super::super::{Certificate, CertificateStore, Certificates, TlsError};
 use super::order::{Issued, Issuer, forget};
 use super::renewals::restore;
@@ -575,10 +576,6 @@ fn identifier(certificate: &Certificate) -> Option<CertificateIdentifier<'static
     let der = CertificateDer::from(certificate.der());
     let identifier = CertificateIdentifier::try_from(&der).ok()?;
     Some(identifier.into_owned())
-}
-
-fn hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 /// From 0 to 1. If the random number generator fails, the middle: chance only spreads load here.

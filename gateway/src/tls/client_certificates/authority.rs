@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use broker_config::ClientCa;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
@@ -11,6 +10,7 @@ use rustls::{DistinguishedName, RootCertStore};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
+use crate::tls::fingerprint::{hex, sha256};
 use crate::tls::private_ca::PrivateCa;
 use crate::tls::{TlsError, pem, server_config};
 
@@ -124,8 +124,6 @@ impl Authority {
 /// its SHA-256.
 fn public_key_digest(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, x509) = X509Certificate::from_der(certificate).ok()?;
-    let digest = digest(&SHA256, x509.public_key().raw);
-    let octets = digest.as_ref().iter().take(8);
-    let digits: String = octets.map(|octet| format!("{octet:02x}")).collect();
+    let digits = hex(&sha256(x509.public_key().raw)[..8]);
     Some(format!("ca-{digits}"))
 }

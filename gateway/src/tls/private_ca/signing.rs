@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use aws_lc_rs::digest::{Digest, SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevocationReason,
@@ -22,6 +21,7 @@ use super::{
     BACKDATE, Ca, DAY, PrivateCa, check_clock, common_name, leaf_parameters, serial_number,
     system_time, unix_seconds,
 };
+use crate::tls::fingerprint::{hex, sha1, sha256};
 use crate::tls::pem;
 use crate::tls::{SubjectName, TlsError, atomic_file};
 
@@ -126,7 +126,7 @@ impl PrivateCa {
         Ok(Some(CaFacts {
             pem: to_pem("CERTIFICATE", &certificate),
             path,
-            id: hexadecimal(digest(&SHA256, &facts.public_key).as_ref()),
+            id: hex(&sha256(&facts.public_key)),
             not_after: facts.not_after,
         }))
     }
@@ -162,7 +162,7 @@ impl PrivateCa {
         let certificate = parameters.signed_by(&key, &issuer)?;
         let serial = parameters
             .serial_number
-            .map(|serial| hexadecimal(serial.as_ref()));
+            .map(|serial| serial_number_text(serial.as_ref()));
         Ok(Issued {
             pem: certificate.pem(),
             serial: serial.unwrap_or_default(),
@@ -195,7 +195,7 @@ impl PrivateCa {
         let name = x509.subject().iter_common_name().next();
         let usage = x509.extended_key_usage().ok().flatten();
         Ok(Recognised {
-            serial: hexadecimal(x509.raw_serial()),
+            serial: serial_number_text(x509.raw_serial()),
             fingerprint: sha256(&der),
             not_after: x509.validity().not_after.timestamp(),
             name: name
@@ -341,7 +341,7 @@ pub struct Prints {
     /// DER.
     pub certificate: Vec<u8>,
     pub sha256: [u8; 32],
-    pub sha1: Vec<u8>,
+    pub sha1: [u8; 20],
     /// SHA-256 of the SubjectPublicKeyInfo.
     pub pin: [u8; 32],
 }
@@ -359,7 +359,7 @@ impl Prints {
         let (_, x509) = X509Certificate::from_der(&der).ok()?;
         Some(Prints {
             sha256: sha256(&der),
-            sha1: digest(&SHA1_FOR_LEGACY_USE_ONLY, &der).as_ref().to_vec(),
+            sha1: sha1(&der),
             pin: sha256(x509.public_key().raw),
             certificate: der.to_vec(),
         })
@@ -443,20 +443,13 @@ pub fn to_der(text: &str) -> Option<Vec<u8>> {
     Some(pem.contents)
 }
 
-fn sha256(octets: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    let digest: Digest = digest(&SHA256, octets);
-    out.copy_from_slice(digest.as_ref());
-    out
-}
-
 /// Without the zero that keeps a number positive.
-fn hexadecimal(octets: &[u8]) -> String {
+fn serial_number_text(octets: &[u8]) -> String {
     let octets = match octets {
         [0, rest @ ..] if !rest.is_empty() => rest,
         octets => octets,
     };
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+    hex(octets)
 }
 
 fn octets(hexadecimal: &str) -> Option<Vec<u8>> {

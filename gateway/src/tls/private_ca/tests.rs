@@ -3,7 +3,7 @@ use std::os::unix::fs::MetadataExt;
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use super::*;
-use crate::tls::{Certificates, sha256_fingerprint};
+use crate::tls::{Certificates, fingerprint::sha256};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -240,12 +240,9 @@ fn a_server_certificate_of_another_ca_is_replaced() {
     for name in ["ca.pem", "ca.key"] {
         fs::copy(file(other.path(), name), file(directory.path(), name)).unwrap();
     }
-    let before = sha256_fingerprint(&certificate(directory.path(), "server.pem"));
+    let before = sha256(&certificate(directory.path(), "server.pem"));
     opened_at(directory.path(), NOW).unwrap();
-    assert_ne!(
-        sha256_fingerprint(&certificate(directory.path(), "server.pem")),
-        before
-    );
+    assert_ne!(sha256(&certificate(directory.path(), "server.pem")), before);
 }
 
 #[test]
