@@ -156,10 +156,17 @@ impl Authenticator {
         }
         let user = self.users.find(&principal.name);
         let user = user.ok_or(Refusal::Token(TokenProblem::NoAccount))?;
-        let account = self.admit(&user)?;
+        let Principal {
+            scopes,
+            expires_at,
+            token,
+            ..
+        } = principal;
         Ok(Principal {
-            roles: account.roles,
-            ..principal
+            scopes,
+            expires_at,
+            token,
+            ..self.admit(&user)?
         })
     }
 
