@@ -195,6 +195,10 @@ impl Named for Issuer {
 
     fn name_usable(name: &str) -> Result<(), Wrong> {
         match name {
+            "pinned" => Err(Wrong::new(
+                "is the realm of certificates that nobody but the operator vouches for",
+                "choose another name",
+            )),
             "local" => Err(Wrong::new(
                 "is the realm of our own accounts",
                 r#"choose another name; realm = "local" maps the issuer's names to our accounts"#,

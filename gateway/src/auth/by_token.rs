@@ -156,12 +156,17 @@ impl Authenticator {
         }
         let user = self.users.find(&principal.name);
         let user = user.ok_or(Refusal::Token(TokenProblem::NoAccount))?;
-        let account = self.admit(&user)?;
+        let Principal {
+            scopes,
+            expires_at,
+            token,
+            ..
+        } = principal;
         Ok(Principal {
-            roles: account.roles,
-            device: account.device,
-            account: account.account,
-            ..principal
+            scopes,
+            expires_at,
+            token,
+            ..self.admit(&user)?
         })
     }
 

@@ -40,7 +40,7 @@ impl Principal {
             realm: LOCAL_REALM.into(),
             name: "".into(),
             roles: [role.clone()].into(),
-            scopes: [].into(),
+            scopes: Arc::default(),
             device: None,
             account: false,
             shown: None,

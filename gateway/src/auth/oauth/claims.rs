@@ -13,9 +13,29 @@ pub(super) struct Claims(Map<String, Value>);
 /// The last second of the year 9999: later than any credential ends.
 const END_OF_TIME: u64 = 253_402_300_799;
 
+/// Bytes of the claims of one token, as JSON, that are remembered.
+const REMEMBERED_MAX: usize = 16 * 1024;
+
 impl Claims {
     pub fn new(claims: Map<String, Value>) -> Claims {
         Claims(claims)
+    }
+
+    /// Leaves out what nobody will ask for: what a claim of these names or paths is in stays, and what makes a token count.
+    pub fn keep(&mut self, paths: &[&str]) {
+        const ALWAYS: [&str; 4] = ["iss", "aud", "exp", "nbf"];
+        self.0.retain(|name, _| {
+            let is_on = |path: &&str| {
+                let rest = path.strip_prefix(name.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            ALWAYS.contains(&name.as_str()) || paths.iter().any(is_on)
+        });
+    }
+
+    /// Whether they are few enough to be remembered.
+    pub fn is_small(&self) -> bool {
+        serde_json::to_vec(&self.0).is_ok_and(|text| text.len() <= REMEMBERED_MAX)
     }
 
     /// The claim of this name; where there is none, each dot leads into an object.
@@ -145,6 +165,18 @@ mod tests {
         assert_eq!(token.words("scope"), ["one", "two"]);
         assert_eq!((token.text("n"), token.text("a.x.y")), (None, None));
         assert!(token.words("a").is_empty());
+    }
+
+    #[test]
+    fn only_claims_that_somebody_asks_for_are_kept() {
+        let mut token = claims(
+            json!({"iss": "i", "exp": 1, "a": {"b": 1}, "ab": 2, "c": 3, "photo": "x".repeat(20_000)}),
+        );
+        assert!(!token.is_small());
+        token.keep(&["a.b", "c"]);
+        assert!(token.is_small());
+        let names: Vec<_> = token.0.keys().map(String::as_str).collect();
+        assert_eq!(names, ["a", "c", "exp", "iss"]);
     }
 
     #[test]

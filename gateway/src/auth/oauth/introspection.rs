@@ -27,6 +27,8 @@ use super::transport::{Failed, Transport};
 use super::{TokenProblem, TokenRefusal};
 use crate::metrics::Metrics;
 
+/// The part of the questions that is kept for clients that are connected, whatever strangers present.
+const KEPT: f64 = 0.25;
 /// Questions under way at once.
 const UNDER_WAY_MAX: usize = 64;
 /// A token that does not count will hardly count later; but it is forgotten soon, to make room.
@@ -57,6 +59,8 @@ pub(super) struct Settings {
     pub requests_per_second: u32,
     /// Answers that are remembered.
     pub answers: usize,
+    /// Names or paths of the claims that are asked for.
+    pub claims: Vec<String>,
 }
 
 /// What an issuer said about a token, and when it was asked.
@@ -95,7 +99,8 @@ impl Introspection {
         self.found.store(before.found.load_full());
     }
 
-    /// The claims of a token, asked for no earlier than `since`. Waits for a permit to ask for up to `patience`.
+    /// The claims of a token, asked for no earlier than `since`. Waits for a permit to ask for up to `patience`; without any,
+    /// permits that are kept for those who wait are not taken.
     pub async fn look_up(
         self: &Arc<Self>,
         token: &Token,
@@ -122,7 +127,8 @@ impl Introspection {
         patience: Duration,
     ) -> Result<Answer, TokenRefusal> {
         if !self.flights.is_under_way(&digest) {
-            let wait = self.limiter.reserve(Instant::now(), patience);
+            let kept = if patience.is_zero() { KEPT } else { 0.0 };
+            let wait = self.limiter.reserve(Instant::now(), patience, kept);
             let wait = wait.ok_or(TokenRefusal::Busy)?;
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
@@ -156,6 +162,7 @@ impl Introspection {
         let every = self.settings.revalidate_every;
         let time = match &answer.claims {
             None => every.min(INACTIVE_MAX),
+            Some(claims) if !claims.is_small() => return,
             // No longer than the token lives.
             Some(claims) => match claims.lifetime(SystemTime::now(), Duration::ZERO) {
                 Ok(Some(end)) => {
@@ -206,7 +213,12 @@ impl Introspection {
             return Ok(None);
         }
         match serde_json::to_value(response) {
-            Ok(Value::Object(claims)) => Ok(Some(Arc::new(Claims::new(claims)))),
+            Ok(Value::Object(claims)) => {
+                let mut claims = Claims::new(claims);
+                let wanted: Vec<_> = self.settings.claims.iter().map(String::as_str).collect();
+                claims.keep(&wanted);
+                Ok(Some(Arc::new(claims)))
+            }
             _ => Err(Failed("its answer is no object".to_owned())),
         }
     }

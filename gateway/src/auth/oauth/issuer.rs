@@ -324,6 +324,11 @@ fn introspection(name: &str, config: &Config) -> Result<Settings, OAuthError> {
         revalidate_every: config.revalidate_every,
         requests_per_second: config.max_requests_per_second,
         answers: config.token_cache,
+        claims: [&config.name_claim, &config.scope_claim]
+            .into_iter()
+            .chain(&config.roles_claim)
+            .cloned()
+            .collect(),
     })
 }
 

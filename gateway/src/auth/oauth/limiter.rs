@@ -23,17 +23,18 @@ impl Limiter {
 
     /// Takes a permit, if there is one.
     pub fn take(&self, now: Instant) -> bool {
-        self.reserve(now, Duration::ZERO).is_some()
+        self.reserve(now, Duration::ZERO, 0.0).is_some()
     }
 
-    /// Takes a permit that will be there after the time given, if that is no longer than `patience`.
-    pub fn reserve(&self, now: Instant, patience: Duration) -> Option<Duration> {
+    /// Takes a permit that will be there after the time given, if that is no longer than `patience`; leaves a part `kept` of
+    /// the bucket to others.
+    pub fn reserve(&self, now: Instant, patience: Duration, kept: f64) -> Option<Duration> {
         let mut state = self.state.lock();
         let (permits, at) = &mut *state;
         let passed = now.saturating_duration_since(*at).as_secs_f64();
         *permits = (*permits + passed * self.per_second).min(self.burst);
         *at = now.max(*at);
-        let missing = 1.0 - *permits;
+        let missing = 1.0 + kept * self.burst - *permits;
         let wait = Duration::from_secs_f64(missing.max(0.0) / self.per_second);
         if wait > patience {
             return None;
@@ -56,7 +57,9 @@ mod tests {
         let later = start + Duration::from_millis(100);
         assert!(limiter.take(later) && !limiter.take(later));
         let patience = Duration::from_millis(250);
-        let waits: Vec<_> = (0..3).map(|_| limiter.reserve(later, patience)).collect();
+        let waits: Vec<_> = (0..3)
+            .map(|_| limiter.reserve(later, patience, 0.0))
+            .collect();
         let close = |wait: Option<Duration>, millis: u64| {
             wait.is_some_and(|wait| {
                 wait.abs_diff(Duration::from_millis(millis)) < Duration::from_millis(2)
@@ -68,5 +71,11 @@ mod tests {
             !limiter.take(later + Duration::from_millis(100)),
             "those are taken"
         );
+        // What is kept is for those who may take all.
+        let limiter = Limiter::new(10.0, 4.0);
+        let start = Instant::now();
+        let first = (0..4).filter(|_| limiter.reserve(start, Duration::ZERO, 0.25).is_some());
+        assert_eq!(first.count(), 3);
+        assert!(limiter.take(start) && !limiter.take(start));
     }
 }

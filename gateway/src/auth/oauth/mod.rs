@@ -89,7 +89,9 @@ impl TokenProblem {
             TokenProblem::Inactive => "the issuer does not stand by the token",
             TokenProblem::NoName => "the token names nobody, or has a name that cannot be used",
             TokenProblem::UserName => "the user name is not the one in the token",
-            TokenProblem::TooMany => "the token has more scopes than are looked at",
+            TokenProblem::TooMany => {
+                "the token has more scopes than are looked at (128, of 16 KiB together)"
+            }
             TokenProblem::NoAccount => "the token names no account here",
         }
     }

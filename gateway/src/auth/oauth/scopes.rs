@@ -15,6 +15,8 @@ const SCOPE_BYTES_MAX: usize = 1024 + 16;
 
 /// Scopes of one token that count. One that has more is refused: a rule that denies may be for any of them.
 const SCOPES_MAX: usize = 128;
+/// Bytes of all of them: a session keeps them as long as it lives.
+const SCOPES_BYTES_MAX: usize = 16 * 1024;
 
 /// The scopes of a principal: their names, for rules, and those that are permissions in the form
 /// `mqtt:pub:FILTER`, `mqtt:sub:FILTER`. A scope of a form that is not asked for is never a permission.
@@ -45,7 +47,8 @@ pub(super) fn scopes(
             add(ours);
         }
     }
-    match given.len() > SCOPES_MAX {
+    let bytes: usize = scopes.iter().map(|scope| scope.len()).sum();
+    match given.len() > SCOPES_MAX || bytes > SCOPES_BYTES_MAX {
         true => Err(TokenProblem::TooMany),
         false => Ok(scopes.into()),
     }
@@ -110,15 +113,24 @@ fn level_of(level: &str) -> Option<&str> {
     }
 }
 
-/// Whether a pattern in which `*` is any text matches.
+/// Whether a pattern in which `*` is any text matches. Takes no longer than the two are long.
 fn globs(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((begin, rest)) => text.strip_prefix(begin).is_some_and(|text| {
-            let ends = (0..=text.len()).filter(|at| text.is_char_boundary(*at));
-            ends.into_iter().any(|at| globs(rest, &text[at..]))
-        }),
-    }
+    let Some((begin, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let text = text.strip_prefix(begin);
+    let Some(mut text) = text.and_then(|text| text.strip_suffix(end)) else {
+        return false;
+    };
+    // The first place of each is as good as any later one.
+    middle.split('*').all(|part| match text.split_once(part) {
+        Some((_, after)) => {
+            text = after;
+            true
+        }
+        None => false,
+    })
 }
 
 /// The parts are percent-encoded (RFC 3986, 2.1). A percent sign that begins no octet stands for a variable and stays; one
@@ -218,8 +230,30 @@ mod tests {
         let many: Vec<String> = (0..129).map(|n| n.to_string()).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(scopes(&many, &[], ""), Err(TokenProblem::TooMany));
+        let long: Vec<String> = (0..17).map(|n| format!("{n:01000}")).collect();
+        let long: Vec<&str> = long.iter().map(String::as_str).collect();
+        assert_eq!(scopes(&long, &[], ""), Err(TokenProblem::TooMany));
+        assert!(scopes(&long[..16], &[], "").is_ok());
         assert_eq!(scopes(&many[..128], &[], "").unwrap().len(), 128);
         assert!(of(&["a b", "", "\"", &"x".repeat(2_000)], &[], "").is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_scope_becomes_a_permission_of_known_form_or_none(key in "[a-c*.%+#/u25]{0,12}", write: bool) {
+            let verb = if write { "write" } else { "read" };
+            if let Some(ours) = from_rabbitmq(&format!("{verb}:*/*/{key}")) {
+                let begin = if write { PUBLISH_SCOPE } else { SUBSCRIBE_SCOPE };
+                let filter = ours.strip_prefix(begin).expect("of its own kind");
+                // Where there is a wildcard, there was a star.
+                let wild = filter.matches(['+', '#']).count();
+                proptest::prop_assert_eq!(wild > 0, key.contains('*'));
+                for (n, level) in filter.split('/').enumerate() {
+                    let last = filter.split('/').count() == n + 1;
+                    proptest::prop_assert!(level == "+" || (level == "#" && last) || !level.contains(['+', '#']));
+                }
+            }
+        }
     }
 
     #[test]
@@ -231,6 +265,11 @@ mod tests {
             ("*topic", "amq.topic", true),
             ("amq", "amq.topic", false),
             ("a*c", "ab", false),
+            ("ab*ba", "aba", false),
+            ("*a*b*", "xaxbx", true),
+            ("*a*b*", "xbxax", false),
+            (&"*".repeat(1_000), "amq.topic", true),
+            (&("*".repeat(1_000) + "x"), "amq.topic", false),
         ] {
             assert_eq!(globs(pattern, text), expected, "{pattern} {text}");
         }
