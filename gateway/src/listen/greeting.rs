@@ -352,6 +352,9 @@ async fn authenticate(
     })
 }
 
+/// What is answered to a will that may not be sent.
+pub(super) const WILL_DENIED: &str = "not allowed to publish to the will topic";
+
 /// The name that a client claims, or that its certificate has.
 fn claimed_name<'a>(connect: &'a Connect, client: Option<&'a Presented>) -> &'a str {
     let named = client.and_then(|client| client.certificate.name.as_deref());
@@ -376,10 +379,7 @@ fn check_will(
     }
     let permissions = context.registry.permissions(principal, &connect.client_id);
     if !permissions.publish(&will.topic).allowed {
-        return Err((
-            ReasonCode::NotAuthorized,
-            "not allowed to publish to the will topic",
-        ));
+        return Err((ReasonCode::NotAuthorized, WILL_DENIED));
     }
     Ok(())
 }
