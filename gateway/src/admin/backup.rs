@@ -308,6 +308,7 @@ mod tests {
         let names: Vec<_> = backup.parts().iter().map(|part| &*part.name).collect();
         let expected = [
             Accounts::FILE,
+            AuditFile::FILE,
             SecretKey::FILE,
             "tls/ca.pem",
             "tls/ca.crl",
@@ -320,7 +321,7 @@ mod tests {
             assert_eq!(mode(folder) & 0o777, 0o700);
         }
         assert_eq!(
-            io::read_to_string(backup.open(&backup.parts()[2]).unwrap()).unwrap(),
+            io::read_to_string(backup.open(&backup.parts()[3]).unwrap()).unwrap(),
             "certificate"
         );
         let another = admin.backup().await.unwrap_err();
