@@ -402,3 +402,47 @@ async fn no_connack_promises_a_session_that_cannot_be_stored() {
     .await;
     drop(again);
 }
+
+// D7, S4: a CONNECT that would end a session, whose messages other members of a shared group are to have, is answered
+// while the disk does not give them; and its end comes when it does.
+#[tokio::test]
+async fn a_clean_start_of_a_member_of_a_shared_group_is_refused_in_words_while_the_disk_fails() {
+    let failing = Failing::start(RETRY).await;
+    let gateway = &failing.gateway;
+    gateway.expect_error("the message store");
+    let members = [
+        Connect::v5("five").persistent(3600),
+        Connect::v311("three").clean(false),
+    ];
+    for member in &members {
+        let mut client = gateway.connect(member.clone()).await;
+        assert_eq!(client.subscribe("$share/g/q/#", 1).await, 1);
+        client.disconnect().await;
+    }
+    absent_reader(gateway).await;
+    let mut filler = Filler::new(gateway).await;
+    for _ in 0..6 {
+        assert!(filler.publish().await < 0x80);
+    }
+    failing.fail("write");
+    assert_eq!(filler.publish_at(1).await, BROKEN);
+    for (anew, code) in [(Connect::v5("five"), 0x88), (Connect::v311("three"), 3)] {
+        // The second attempt finds a session that is to end.
+        for _ in 0..2 {
+            let began = Instant::now();
+            assert_eq!(gateway.try_connect(&anew).await.connack.code, code);
+            assert!(began.elapsed() < PATIENCE);
+        }
+    }
+    qos_0_is_served(gateway).await;
+    failing.heal();
+    for anew in [Connect::v5("five"), Connect::v311("three")] {
+        let client = until_some("the end of the session before", async || {
+            let client = gateway.try_connect(&anew).await;
+            (client.connack.code == 0).then_some(client)
+        })
+        .await;
+        assert!(!client.connack.session_present);
+        client.disconnect().await;
+    }
+}

@@ -179,6 +179,7 @@ impl Administration {
     pub async fn backup(&self) -> Result<Backup, AdminError> {
         let place = self.backups.clone().try_acquire_owned();
         let place = place.map_err(|_| AdminError::BackupUnderWay)?;
+        self.audit.flush_soon().await;
         Backup::make(&self.directory, &self.accounts, place).await
     }
 

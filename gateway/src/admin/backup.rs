@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{AdminError, FirstAccount};
 use crate::auth::SecretKey;
-use crate::store::{Accounts, messages::Messages};
+use crate::store::{Accounts, AuditFile, messages::Messages};
 use crate::tls::private_ca::signing::LIST_MAX;
 use crate::tls::{CertificateStore, acme};
 
@@ -38,6 +38,7 @@ impl Part {
     pub const ALL: &[Part] = &[
         Part::database(Accounts::FILE),
         Part::database(Messages::FILE),
+        Part::database(AuditFile::FILE),
         Part::file(SecretKey::FILE, 0o600),
         Part::file(FirstAccount::FILE, 0o600),
         Part::file("tls/ca.pem", 0o644),
@@ -139,6 +140,12 @@ impl Backup {
                 PartKind::Database if part.name == Accounts::FILE => {
                     accounts.copy_into(&into).await?;
                 }
+                PartKind::Database if part.name == AuditFile::FILE => {
+                    match copy_audit(directory, &into).await? {
+                        true => {}
+                        false => continue,
+                    }
+                }
                 PartKind::Database if directory.join(&*part.name).exists() => {
                     Messages::snapshot(directory, &into).await?;
                 }
@@ -195,6 +202,21 @@ impl Drop for Backup {
         if let Err(error) = fs::remove_dir_all(&self.folder) {
             tracing::warn!(folder = %self.folder.display(), "the copies of a backup stay: {error}");
         }
+    }
+}
+
+/// Copies the audit log; false if there is none, or a damaged one, without which a backup is good all the same.
+async fn copy_audit(directory: &Path, into: &Path) -> Result<bool, AdminError> {
+    if !directory.join(AuditFile::FILE).exists() {
+        return Ok(false);
+    }
+    match AuditFile::snapshot(directory, into).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_damage() => {
+            tracing::error!(%error, "the backup is made without the audit log");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -286,6 +308,7 @@ mod tests {
         let names: Vec<_> = backup.parts().iter().map(|part| &*part.name).collect();
         let expected = [
             Accounts::FILE,
+            AuditFile::FILE,
             SecretKey::FILE,
             "tls/ca.pem",
             "tls/ca.crl",
@@ -298,7 +321,7 @@ mod tests {
             assert_eq!(mode(folder) & 0o777, 0o700);
         }
         assert_eq!(
-            io::read_to_string(backup.open(&backup.parts()[2]).unwrap()).unwrap(),
+            io::read_to_string(backup.open(&backup.parts()[3]).unwrap()).unwrap(),
             "certificate"
         );
         let another = admin.backup().await.unwrap_err();

@@ -205,6 +205,22 @@ async fn a_log_that_is_off_keeps_nothing_and_makes_no_file() {
     assert!(!directory.path().join(AuditFile::FILE).exists());
 }
 
+// N1: more than memory holds at once, and than may come within a minute.
+#[tokio::test]
+async fn nothing_is_lost_of_a_storm_that_is_written_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, metrics) = log(directory.path(), 100_000).await;
+    for round in 0..4 {
+        for n in 0..IN_MEMORY {
+            let name = format!("local:{round}-{n}");
+            log.note(Kind::Login, note(&name, "secret"));
+        }
+        log.flush().await.unwrap();
+    }
+    assert_eq!(metrics.audit_dropped.get(), 0);
+    assert_eq!(metrics.audit_entries.get(), 4 * IN_MEMORY as u64);
+}
+
 // I3, N1: a restart with everybody at the door is a handful of transactions, not one for each login.
 #[tokio::test]
 async fn a_storm_of_logins_is_written_together() {

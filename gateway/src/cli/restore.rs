@@ -75,7 +75,7 @@ impl Args {
     }
 }
 
-/// Notes the restore in the audit log, which no backup holds: it stays with the machine.
+/// Notes the restore in the audit log that was restored, or in a new one.
 async fn note(dir: &DataDir, file: &Path) {
     let settings = audit::Settings::default();
     match AuditLog::open(dir.path(), settings, Arc::default()).await {

@@ -425,6 +425,9 @@ async fn authenticate(
     })
 }
 
+/// What is answered to a will that may not be sent.
+pub(super) const WILL_DENIED: &str = "not allowed to publish to the will topic";
+
 /// The will is checked here, and again when it is sent (S1).
 fn check_will(
     connect: &Connect,
@@ -443,10 +446,7 @@ fn check_will(
     }
     let permissions = context.registry.permissions(principal, &connect.client_id);
     if !permissions.publish(&will.topic).allowed {
-        return Err((
-            ReasonCode::NotAuthorized,
-            "not allowed to publish to the will topic",
-        ));
+        return Err((ReasonCode::NotAuthorized, WILL_DENIED));
     }
     Ok(())
 }

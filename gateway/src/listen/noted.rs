@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::Context;
+use super::{Context, greeting::WILL_DENIED};
 use crate::{
-    acl::{Action, Subject},
+    acl::Action,
     audit::{AuditLog, Kind, Note},
     auth::{LOCAL_REALM, Principal},
     mqtt::{Connect, ReasonCode},
+    session::session::subject,
 };
 
 /// Somebody proved who it is, and was let in or not.
@@ -19,14 +20,7 @@ pub(super) fn admission(
     refused: Option<&(ReasonCode, &'static str)>,
 ) {
     if let Some(will) = &connect.will {
-        let subject = Subject {
-            realm: &principal.realm,
-            name: &principal.name,
-            client_id: &connect.client_id,
-            device: principal.device.as_deref(),
-            roles: &principal.roles,
-            scopes: &principal.scopes,
-        };
+        let subject = subject(principal, &connect.client_id);
         let decisions = &context.registry.witness().decisions;
         decisions.remember(&subject, Action::Publish, &will.topic);
     }
@@ -36,9 +30,7 @@ pub(super) fn admission(
     let (kind, reason) = match refused {
         None => (Kind::Login, method(principal)),
         Some((ReasonCode::ClientIdentifierNotValid, why)) => (Kind::Takeover, *why),
-        Some((ReasonCode::NotAuthorized, why)) if why.ends_with("will topic") => {
-            (Kind::WillDenied, *why)
-        }
+        Some((_, why)) if *why == WILL_DENIED => (Kind::WillDenied, *why),
         Some((_, why)) => (Kind::ConnectRefused, *why),
     };
     let will = connect.will.as_ref().filter(|_| kind == Kind::WillDenied);

@@ -41,6 +41,8 @@ struct State {
     current: Option<SessionId>,
     /// Those that are to end, and could not because the disk did not give what waits there for their shared groups.
     unfinished: VecDeque<Arc<Session>>,
+    /// Those among `ending` that had to wait for the disk once.
+    delayed: HashSet<SessionId>,
 }
 
 /// Pauses after the disk could not be read.
@@ -74,14 +76,17 @@ impl Departures {
 
     /// The session ends as soon as the disk can be read. It is attached, so that nobody has it until then.
     pub(super) fn end_later(&self, session: &Arc<Session>) {
-        self.state.lock().unfinished.push_back(session.clone());
+        {
+            let mut state = self.state.lock();
+            state.delayed.insert(session.id());
+            state.unfinished.push_back(session.clone());
+        }
         self.changed.notify_one();
     }
 
     /// Whether the session is to end as soon as the disk can be read.
     pub(super) fn ends_later(&self, session: SessionId) -> bool {
-        let state = self.state.lock();
-        state.ending.contains(&session)
+        self.state.lock().delayed.contains(&session)
     }
 
     /// Sees messages off, until the process ends.
@@ -133,7 +138,9 @@ impl Departures {
 
     /// The session has ended, and nobody finds it any more.
     pub(super) fn forget(&self, session: SessionId) {
-        self.state.lock().ending.remove(&session);
+        let mut state = self.state.lock();
+        state.ending.remove(&session);
+        state.delayed.remove(&session);
     }
 
     /// The session ends; true while strays of it are on their way.

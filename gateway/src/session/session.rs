@@ -581,7 +581,7 @@ pub(super) fn permissions(policy: &Policy, principal: &Principal, client_id: &st
 }
 
 /// Who asks, as the policy sees it.
-pub(super) fn subject<'a>(principal: &'a Principal, client_id: &'a str) -> Subject<'a> {
+pub fn subject<'a>(principal: &'a Principal, client_id: &'a str) -> Subject<'a> {
     Subject {
         realm: &principal.realm,
         name: &principal.name,

@@ -11,7 +11,7 @@ use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{Connection, QueryBuilder, Row, Sqlite};
 
 use super::StoreError;
-use super::open::{open, options, sibling, sql_error};
+use super::open::{connect, open, options, sibling, snapshot_into, sql_error};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite/audit");
 
@@ -98,6 +98,17 @@ impl AuditFile {
             known: Arc::default(),
         };
         Ok((file, aside))
+    }
+
+    /// Writes a consistent copy of the directory's `audit.db` to `into`, which must not exist; the gateway may be running.
+    /// The copy is synced.
+    pub async fn snapshot(directory: &Path, into: &Path) -> Result<(), StoreError> {
+        let path = directory.join(Self::FILE);
+        let mut connection = connect(&options(&path)).await?;
+        let result = snapshot_into(&mut connection, &path, into).await;
+        // It only read.
+        let _ = connection.close().await;
+        result
     }
 
     /// Finishes what is under way and closes the file.

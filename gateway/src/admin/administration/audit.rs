@@ -59,7 +59,7 @@ pub struct AuditLine {
 
 impl Administration {
     /// A page of the audit log, the newest entries first.
-    pub(super) async fn audit_page(&self, query: AuditQuery) -> Result<Vec<AuditLine>, AdminError> {
+    pub async fn audit_page(&self, query: AuditQuery) -> Result<Vec<AuditLine>, AdminError> {
         if !self.audit.is_on() {
             return Err(AdminError::AuditOff);
         }

@@ -45,7 +45,7 @@ struct Changed {
 
 impl Administration {
     /// Tries a change on the decisions of late. Nothing is changed.
-    pub(super) async fn dry_run(&self, change: PolicyChange) -> Result<DryRun, AdminError> {
+    pub async fn dry_run(&self, change: PolicyChange) -> Result<DryRun, AdminError> {
         if self.live.get().is_none() {
             return Err(AdminError::NoDecisions);
         }

@@ -187,6 +187,56 @@ async fn what_was_not_checked_while_the_client_was_here_is_checked_when_it_leave
     assert!(waits <= 2, "the one in flight, and the open one: {waits}");
 }
 
+// B3, P4: a change of policy waits for no disk, and neither do those whom it does not concern.
+#[tokio::test]
+async fn a_change_of_policy_is_in_force_and_messages_flow_while_the_disk_gives_nothing() {
+    let world = World::new();
+    for n in 0..50 {
+        let mut client = world.client(resume(&format!("away-{n}"))).await;
+        client.subscribe("secret", Qos::AtLeastOnce).await;
+        client.subscribe("#", Qos::AtLeastOnce).await;
+        client.vanish().await;
+    }
+    let mut publisher = world.client(connect("publisher")).await;
+    publisher
+        .publish(publish_at(Qos::AtLeastOnce, 1, "secret", "x"))
+        .await;
+    let mut live = world.client(connect("live")).await;
+    live.subscribe("open", Qos::AtMostOnce).await;
+    world.settle().await;
+    let waits = world.metrics.messages_stored.get();
+    assert!(waits >= 50, "{waits}");
+    let obstacle = world.fail().await;
+    world
+        .client(connect("other"))
+        .await
+        .publish(publish_at(Qos::AtLeastOnce, 1, "open", "x"))
+        .await;
+    world.until_failing().await;
+    let began = Instant::now();
+    world.allow_only(&deny("secret")).await;
+    assert!(began.elapsed() < Duration::from_secs(5));
+    publisher.publish(publish("open", "flows")).await;
+    let flows = |sent: &Sent| matches!(sent, Sent::Publish(message) if message.payload == "flows");
+    loop {
+        live.pull();
+        if live.receive_now().iter().any(flows) {
+            break;
+        }
+        assert!(began.elapsed() < DEADLINE, "it does not come");
+        tokio::task::yield_now().await;
+    }
+    assert!(
+        world.metrics.messages_stored.get() >= waits,
+        "nothing could be read"
+    );
+    obstacle.remove().await;
+    world.settle().await;
+    // Of those that are away, each has lost its one forbidden message, and what was published meanwhile may wait.
+    let dropped = world.metrics.messages_dropped.get();
+    assert!(dropped >= 50, "{dropped}");
+}
+
 // D7, S4: a CONNECT that would end a session is answered while the disk gives nothing, and the end comes later.
 #[tokio::test]
 async fn a_clean_start_is_refused_while_the_disk_cannot_give_what_others_are_to_have() {
