@@ -414,7 +414,7 @@ async fn the_user_name_must_be_the_one_in_the_token_where_that_is_asked_for() {
 #[tokio::test]
 async fn an_opaque_token_is_asked_about_once_and_again_after_a_while() {
     let server = Server::start().await;
-    let (issuers, metrics) = open(&introspection(&server.url, "revalidate_every = \"1s\"\n"));
+    let (issuers, metrics) = open(&introspection(&server.url, "revalidate_every = \"3s\"\n"));
     server.vouch("good", json!({"active": true, "aud": ["mqtt"], "sub": "s", "scope": "a b", "exp": now() + 60, "extra": 1}));
     server.vouch(
         "other",
@@ -471,7 +471,7 @@ async fn an_opaque_token_is_asked_about_once_and_again_after_a_while() {
         verify(&issuers, "good", Claimed::Unasked).await.is_ok(),
         "the answer counts for a while"
     );
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    tokio::time::sleep(Duration::from_millis(3_100)).await;
     assert_eq!(
         problem(verify(&issuers, "good", Claimed::Unasked).await),
         TokenProblem::Inactive
@@ -483,19 +483,19 @@ async fn an_opaque_token_is_asked_about_once_and_again_after_a_while() {
 #[tokio::test]
 async fn a_revocation_is_seen_by_asking_again_and_silence_is_no_statement() {
     let server = Server::start().await;
-    let (issuers, _) = open(&introspection(&server.url, "revalidate_every = \"1s\"\n"));
+    let (issuers, _) = open(&introspection(&server.url, "revalidate_every = \"4s\"\n"));
     server.vouch("t", json!({"active": true, "aud": "mqtt", "sub": "s"}));
     let bearer = verify(&issuers, "t", Claimed::Unasked).await.unwrap();
     let login = bearer.token.unwrap();
-    assert!(matches!(login.next(None, 1), Next::Wait(wait) if wait < Duration::from_secs(1)));
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(matches!(login.next(None, 1), Next::Wait(wait) if wait < Duration::from_secs(4)));
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert!(issuers.verify_again(&login).await.is_ok());
     server.vouch("t", json!({"active": false}));
     assert!(
         issuers.verify_again(&login).await.is_ok(),
         "it was asked just now"
     );
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert_eq!(
         problem(issuers.verify_again(&login).await),
         TokenProblem::Inactive
