@@ -225,9 +225,10 @@ async fn no_password_and_no_token_is_in_the_file_and_a_stopped_gateway_shows_wha
         .expect_success();
     let failed = entries(&gateway, &["--kind", "login-failed"]).await;
     assert_eq!(failed.len(), 3, "{failed:?}");
-    assert_eq!(
-        failed[1]["principal"],
-        format!("eyJhbG… ({} bytes)", token.len())
+    let claimed = failed[1]["principal"].as_str().expect("a text");
+    assert!(
+        claimed.starts_with("token:") && claimed.len() < 20,
+        "{claimed}"
     );
     let (config, data) = (gateway.config.clone(), gateway.data.clone());
     let kept = gateway.stop().await;

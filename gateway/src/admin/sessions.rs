@@ -8,7 +8,6 @@ use rustls_pki_types::UnixTime;
 
 use super::{LiveSessions, SessionOf};
 use crate::{
-    audit::{Kind, Note},
     auth::{Certificate, Users},
     session::registry::Registry,
     store::writer::Failure,
@@ -49,12 +48,6 @@ pub async fn end_certificates(registry: &Arc<Registry>, trusts: &ClientTrusts) {
     if ended > 0 {
         let metrics = registry.metrics();
         metrics.client_certificates_ended.add(ended as u64);
-        let note = Note {
-            reason: "their client certificates are not accepted any more",
-            ..Note::default()
-        };
-        let audit = &registry.witness().audit;
-        audit.note_many(Kind::Withdrawn, note, ended as u64);
         tracing::warn!(target: "postern::audit", connections = ended, "ended: their client certificates are not accepted any more");
     }
 }

@@ -13,6 +13,7 @@ use super::{
     Context,
     bans::Login,
     greeting::{READ, Rejected},
+    noted,
 };
 use crate::{
     auth::{Credentials, Refusal},
@@ -115,13 +116,16 @@ pub(super) async fn renew(
     token: Bytes,
     address: IpAddr,
 ) -> Result<(), Ending> {
-    let refused = |why: &'static str| Err(Ending::fault(ReasonCode::NotAuthorized, why));
+    let before = session.principal();
+    let refused = |why: &'static str| {
+        noted::renewal(context, &session, &before, address, Err(why));
+        Err(Ending::fault(ReasonCode::NotAuthorized, why))
+    };
     let (door, authenticator) = (&context.door, &context.authenticator);
     let name = authenticator.name_of_token(&token);
     if let Login::Refused | Login::Full = door.login(address, &name) {
         return refused("too many failed logins from this address");
     }
-    let before = session.principal();
     let credentials = Credentials {
         username: None,
         password: None,
@@ -137,6 +141,7 @@ pub(super) async fn renew(
                 .registry
                 .renew_login(&session, epoch, principal)
                 .await;
+            noted::renewal(context, &session, &before, address, Ok(()));
             Ok(())
         }
         Ok(other) => {

@@ -8,7 +8,7 @@ use crate::{
     audit::{AuditLog, Kind, Note},
     auth::{LOCAL_REALM, Principal},
     mqtt::{Connect, ReasonCode},
-    session::session::subject,
+    session::session::{Session, subject},
 };
 
 /// Somebody proved who it is, and was let in or not.
@@ -63,6 +63,28 @@ pub(super) fn kept_out(
         client: &connect.client_id,
         subject: "",
         reason: why,
+    };
+    audit(context).note(kind, note);
+}
+
+/// A connected client proved anew who it is, or failed to (I4).
+pub(super) fn renewal(
+    context: &Context,
+    session: &Session,
+    principal: &Principal,
+    address: IpAddr,
+    outcome: Result<(), &'static str>,
+) {
+    let (kind, reason) = match outcome {
+        Ok(()) => (Kind::Login, "with a new token, while connected"),
+        Err(why) => (Kind::LoginFailed, why),
+    };
+    let note = Note {
+        principal: &principal.to_string(),
+        address: Some(address),
+        client: session.client_id(),
+        subject: "",
+        reason,
     };
     audit(context).note(kind, note);
 }

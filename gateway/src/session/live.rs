@@ -103,7 +103,8 @@ impl Registry {
             if forgotten {
                 session.save_soon();
             }
-            ended += usize::from(session.notify(Notice::CertificateRevoked));
+            let why = "the client certificate is not accepted any more";
+            ended += usize::from(session.disown(Notice::CertificateRevoked, why));
         }
         ended
     }
@@ -117,7 +118,8 @@ impl Registry {
         };
         let all = self.all();
         let told = all.iter().filter(expired);
-        told.filter(|session| session.notify(Notice::CertificateExpired))
+        let why = "the client certificate has expired";
+        told.filter(|session| session.disown(Notice::CertificateExpired, why))
             .count()
     }
 

@@ -131,11 +131,15 @@ impl Registry {
     fn expire_token(&self, session: &Session, principal: &Principal) {
         let now = SystemTime::now();
         let certificate = principal.certificate.as_ref();
-        let notice = match certificate.is_some_and(|certificate| certificate.has_expired(now)) {
-            true => Notice::CertificateExpired,
-            false => Notice::TokenExpired,
-        };
-        if session.online.load(Relaxed) && session.notify(notice) {
+        let (notice, why) =
+            match certificate.is_some_and(|certificate| certificate.has_expired(now)) {
+                true => (
+                    Notice::CertificateExpired,
+                    "the client certificate has expired",
+                ),
+                false => (Notice::TokenExpired, "the token has expired"),
+            };
+        if session.online.load(Relaxed) && session.disown(notice, why) {
             self.metrics().tokens_expired.add(1);
         }
     }
@@ -151,7 +155,8 @@ impl Registry {
         if forgotten {
             session.save_soon();
         }
-        let ended = session.notify(Notice::TokenRevoked);
+        let why = "the issuer does not stand by the token any more";
+        let ended = session.disown(Notice::TokenRevoked, why);
         if ended {
             let principal = session.principal();
             let client = session.client_id();

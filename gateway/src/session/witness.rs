@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hashbrown::{DefaultHashBuilder, HashSet};
 
 use super::connection::Connection;
+use super::mailbox::Notice;
 use super::session::{Session, subject};
 use crate::{
     acl::{Action, Decisions, Reason},
@@ -180,6 +181,15 @@ impl Session {
             let reason = "a change took this subscription away";
             self.note_many(Kind::Withdrawn, None, (filter, reason), 1);
         }
+    }
+
+    /// Tells the connection to end for what became of its credential; whether there is one to tell.
+    pub(super) fn disown(&self, notice: Notice, why: &str) -> bool {
+        let told = self.notify(notice);
+        if told && self.witness.audit.is_on() {
+            self.note_many(Kind::Withdrawn, None, ("", why), 1);
+        }
+        told
     }
 
     fn note_many(

@@ -263,13 +263,16 @@ async fn a_subscription_that_the_disk_refuses_is_answered_so_and_not_made() {
     let first = client.ask(vec![wanted.clone()], None).await;
     world.until_failing().await;
     come(&mut client, &[Sent::SubAck(first, vec![0x83])]).await;
-    // Another one is refused before it takes effect, and nothing of it waits for the disk.
+    // Others are refused before they take effect, and nothing of them waits for the disk. What undoes the first one does,
+    // sooner or later.
     let pending = world.metrics.store_bytes_pending.get();
-    let second = client
-        .ask(vec![filter("newer", Qos::AtLeastOnce)], None)
-        .await;
-    come(&mut client, &[Sent::SubAck(second, vec![0x83])]).await;
-    assert_eq!(world.metrics.store_bytes_pending.get(), pending);
+    for _ in 0..10 {
+        let other = client
+            .ask(vec![filter("newer", Qos::AtLeastOnce)], None)
+            .await;
+        come(&mut client, &[Sent::SubAck(other, vec![0x83])]).await;
+    }
+    assert!(world.metrics.store_bytes_pending.get() <= 2 * pending);
     for topic in ["new", "newer", "old"] {
         writer.publish(publish(topic, topic)).await;
     }
