@@ -19,6 +19,7 @@ mod listener;
 mod oauth;
 mod read;
 mod report;
+mod role_limit;
 mod settings;
 mod size;
 mod source;
@@ -42,6 +43,7 @@ pub use limits::Limits;
 pub use listener::{Listener, Protocol};
 pub use oauth::{ANY_AUDIENCE, Issuer, Mode, RoleOfClaim, ScopeForm, SignatureAlgorithm, UserName};
 pub use report::{Problem, Report};
+pub use role_limit::RoleLimit;
 #[cfg(feature = "rumqttd")]
 pub use rumqttd::RouterConfig;
 pub use settings::{Auth, Bus, DeniedPublish, Log, LogFormat, LogLevel, Session, Sys};

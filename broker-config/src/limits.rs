@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::{
+    report::Wrong,
+    role_limit::RoleLimit,
     size::ByteSize,
     value::{any, within},
     visit::{Applies::Live, Section, Visitor},
@@ -63,6 +65,9 @@ pub struct Limits {
     pub max_sessions: usize,
     /// Sessions of one principal (rule S5). Default 10; 1 to 10,000,000.
     pub max_sessions_per_principal: usize,
+    /// Sessions of one principal with one of these roles instead; the largest of its roles counts.
+    /// At most 100 roles. Default none.
+    pub max_sessions_by_role: Vec<RoleLimit>,
     /// Retained messages. Default 100,000; 0 to 100,000,000.
     pub max_retained_messages: usize,
     /// Bytes of all retained messages. Default 64 MiB; 0 to 64 GiB.
@@ -108,6 +113,7 @@ impl Default for Limits {
             max_outgoing_topic_aliases: 16,
             max_sessions: 50_000,
             max_sessions_per_principal: 10,
+            max_sessions_by_role: Vec::new(),
             max_retained_messages: 100_000,
             max_retained_bytes: ByteSize::mib(64),
             max_stored_messages: 1_000_000,
@@ -141,6 +147,7 @@ impl Section for Limits {
             max_outgoing_topic_aliases,
             max_sessions,
             max_sessions_per_principal,
+            max_sessions_by_role,
             max_retained_messages,
             max_retained_bytes,
             max_stored_messages,
@@ -247,6 +254,18 @@ impl Section for Limits {
             Live,
             per_principal,
             within(1..=10_000_000),
+        );
+        v.key(
+            "max_sessions_by_role",
+            Live,
+            max_sessions_by_role,
+            |roles| match roles.len() {
+                0..=100 => Ok(()),
+                many => Err(Wrong::new(
+                    format!("has {many} entries"),
+                    "write at most 100",
+                )),
+            },
         );
         v.key(
             "max_retained_messages",

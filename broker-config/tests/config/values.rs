@@ -104,6 +104,7 @@ topic_alias_maximum = 0
 max_outgoing_topic_aliases = 65535
 max_sessions = 10
 max_sessions_per_principal = 11
+max_sessions_by_role = ["fleet=12", "sensor=1"]
 max_retained_messages = 0
 max_retained_bytes = "0B"
 max_stored_messages = 12

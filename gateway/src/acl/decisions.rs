@@ -64,7 +64,7 @@ struct Ring {
     by_key: HashMap<u64, u32>,
 }
 
-/// Bytes of a topic and of a client identifier, together.
+/// Bytes of all texts of a question together: topic, client identifier, roles and scopes.
 const TEXT_MAX: usize = 1_000;
 /// Questions that are copied under one lock.
 const STEP: usize = 1_000;
@@ -96,7 +96,7 @@ impl Decisions {
     /// Remembers a question. Costs a hash and a short lock, and some copies the first time.
     pub fn remember(&self, subject: &Subject, action: Action, topic: &str) {
         let capacity = self.capacity.load(Relaxed).min(u32::MAX as usize);
-        if capacity == 0 || topic.len() + subject.client_id.len() > TEXT_MAX {
+        if capacity == 0 || text(subject, topic) > TEXT_MAX {
             return;
         }
         let key = self.hasher.hash_one((
@@ -158,6 +158,13 @@ impl Ring {
         };
         self.by_key.insert(key, slot as u32);
     }
+}
+
+fn text(subject: &Subject, topic: &str) -> usize {
+    let names = subject.roles.iter().chain(subject.scopes);
+    // A reference to each of them is kept, too.
+    let names: usize = names.map(|name| name.len() + size_of::<Arc<str>>()).sum();
+    topic.len() + subject.client_id.len() + names
 }
 
 fn now() -> i64 {
@@ -238,6 +245,12 @@ mod tests {
         assert!(!decisions.is_on() && decisions.all().is_empty());
         decisions.resize(10);
         decisions.remember(&subject("ann"), Action::Publish, &"t".repeat(1_001));
+        let scopes: Vec<Arc<str>> = (0..100).map(|n| format!("scope-{n}").into()).collect();
+        let wordy = Subject {
+            scopes: &scopes,
+            ..subject("ann")
+        };
+        decisions.remember(&wordy, Action::Publish, "t");
         assert!(decisions.is_on() && decisions.all().is_empty());
         for topic in ["a", "b", "c"] {
             decisions.remember(&subject("ann"), Action::Publish, topic);

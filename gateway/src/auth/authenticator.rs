@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use super::cache::PasswordCache;
@@ -115,6 +115,8 @@ pub struct Authenticator {
     upgrades: OnceLock<Arc<dyn Upgrades>>,
     /// Whose imported hashes are being replaced: once for each, however many of them log in.
     replacing: Arc<Mutex<HashSet<Arc<str>>>>,
+    /// What their hashes were replaced by, by name: as many as there were accounts with imported hashes.
+    replaced: Arc<Mutex<HashMap<Arc<str>, Arc<str>>>>,
 }
 
 impl Authenticator {
@@ -134,6 +136,7 @@ impl Authenticator {
             realm: LOCAL_REALM.into(),
             upgrades: OnceLock::new(),
             replacing: Arc::default(),
+            replaced: Arc::default(),
         })
     }
 
@@ -209,8 +212,14 @@ impl Authenticator {
             (None, None) if may_be_anonymous => return self.anonymous(),
             (None, None) => return Err(Refusal::NotAuthorized),
             (Some(name), Some(password)) => (name, password),
-            // A name without a password, or a password without a name: the answer tells nothing about any account.
-            _ => return Err(Refusal::BadCredentials),
+            // A name without a password, or a password without a name: the answer tells nothing about any account. A name
+            // that is not known is a token where there are issuers, and costs something (I2).
+            _ => {
+                if self.has_issuers() {
+                    self.pay_in_vain(&[], origin, wrong).await?;
+                }
+                return Err(Refusal::BadCredentials);
+            }
         };
         let mut user = self.users.find(name);
         loop {
@@ -265,10 +274,12 @@ impl Authenticator {
             return;
         };
         let (imported, cache) = (phc.clone(), self.cache.clone());
+        let replaced = self.replaced.clone();
         let secret: Box<[u8]> = password.into();
         self.pool.replace(origin, password, move |own| {
             cache.remember(&name, &own, &secret);
-            let own = own.into();
+            let own: Arc<str> = own.into();
+            replaced.lock().insert(name.clone(), own.clone());
             upgrades.upgrade(Upgrade {
                 name,
                 imported,
@@ -300,11 +311,25 @@ impl Authenticator {
                     && principal
                         .shown
                         .as_ref()
-                        .is_none_or(|shown| is_still_good(&shown.credential, &user.credential))
+                        .is_none_or(|shown| self.is_still_good(shown, &user.credential))
             }
             // Somebody may have removed the account meanwhile, and its roles with it.
             None => needs_no_account(principal),
         }
+    }
+
+    /// Whether what was shown for the credential of that time is as good now. An imported hash may have become one of ours
+    /// meanwhile, of the same password.
+    fn is_still_good(&self, shown: &User, now: &Credential) -> bool {
+        let is_ours = || match (&shown.credential, now) {
+            (Credential::Chosen(before), Credential::Chosen(now))
+                if imported::is_imported(before) =>
+            {
+                self.replaced.lock().get(&shown.name) == Some(now)
+            }
+            _ => false,
+        };
+        shown.credential == *now || is_ours()
     }
 
     /// A principal of an earlier time with the roles of today; `None` if it would not be let in any more.
@@ -465,12 +490,6 @@ impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authenticator").finish_non_exhaustive()
     }
-}
-
-/// Whether what was shown for one credential is as good now. An imported hash may have become one of ours meanwhile, of
-/// the same password.
-fn is_still_good(shown: &Credential, now: &Credential) -> bool {
-    shown == now || matches!(shown, Credential::Chosen(phc) if imported::is_imported(phc))
 }
 
 /// Two factors of two principals are no factors of one. A password is that of a local user, whatever CA names it; a token

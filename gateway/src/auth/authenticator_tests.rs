@@ -520,12 +520,16 @@ async fn the_client_identifier_of_a_device_is_kept_for_it() {
         .await
         .unwrap();
     let anonymous = Principal::anonymous(&"anonymous".into());
+    let without_account = certificate("local", Some("fan"), true);
+    let fan = world.present(&without_account, None).await.unwrap();
     let of = |id: &str, who: &Principal| world.users.reservation(id, who);
     assert_eq!(of("lamp", &lamp), Reservation::Own);
     for other in [&namesake, &anonymous] {
         assert_eq!(of("lamp", other), Reservation::Other, "{other}");
         assert!(!world.users.is_device(other));
     }
+    assert_eq!(of("fan", &fan), Reservation::Own, "its certificate says so");
+    assert!(!world.users.is_device(&fan), "it has no account");
     for free in ["ann", "lamp-2", ""] {
         assert_eq!(of(free, &lamp), Reservation::None, "{free:?}");
     }
@@ -612,6 +616,32 @@ async fn an_imported_hash_is_replaced_when_its_user_logs_in_and_never_before() {
         Err(Refusal::BadCredentials)
     );
     assert_eq!(stored(), own);
+}
+
+// I3
+#[tokio::test]
+async fn a_login_under_way_is_good_for_the_replaced_hash_and_not_for_a_changed_password() {
+    let world = World::new(Settings::default());
+    world
+        .login
+        .attach_upgrades(Arc::new(Keeper(world.users.clone())));
+    world.put("ann", Credential::Chosen(IMPORTED.into()), false);
+    let credentials = Credentials {
+        username: Some("ann"),
+        password: Some(b"secret"),
+        certificate: None,
+    };
+    let login = world.login.authenticate(credentials, None);
+    let under_way = login.await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let imported = Credential::Chosen(IMPORTED.into());
+    while world.users.find("ann").unwrap().credential == imported {
+        assert!(Instant::now() < deadline, "it was not replaced");
+        tokio::task::yield_now().await;
+    }
+    assert!(world.login.is_current(&under_way));
+    world.put_chosen("ann", "another").await;
+    assert!(!world.login.is_current(&under_way));
 }
 
 // I3

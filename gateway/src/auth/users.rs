@@ -51,13 +51,22 @@ impl Users {
                     false => Reservation::Other,
                 }
             }
+            // Its certificate says that it is this device, without an account.
+            None if !principal.anonymous
+                && *principal.realm == *LOCAL_REALM
+                && principal.device.as_deref() == Some(client_id) =>
+            {
+                Reservation::Own
+            }
             _ => Reservation::None,
         }
     }
 
     /// Whether this principal is a device with an account.
     pub fn is_device(&self, principal: &Principal) -> bool {
-        self.reservation(&principal.name, principal) == Reservation::Own
+        let account = self.find(&principal.name);
+        account.is_some_and(|account| account.device)
+            && self.reservation(&principal.name, principal) == Reservation::Own
     }
 
     /// All users, in no order.

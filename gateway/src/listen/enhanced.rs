@@ -151,10 +151,11 @@ pub(super) async fn renew(
             refused("the new token is that of another principal")
         }
         // There is no other reason code for it in DISCONNECT (MQTT 5 section 3.14.2.1).
-        Err(Refusal::Busy | Refusal::Unavailable) => Err(Ending::fault(
-            ReasonCode::ServerBusy,
-            "the new token cannot be looked at now",
-        )),
+        Err(Refusal::Busy | Refusal::Unavailable) => {
+            let why = "the new token cannot be looked at now";
+            noted::renewal(context, &session, &before, address, Err(why));
+            Err(Ending::fault(ReasonCode::ServerBusy, why))
+        }
         Err(refusal) => {
             context.metrics.logins_failed.add(1);
             door.login_failed(address, &name);

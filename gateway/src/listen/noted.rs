@@ -6,7 +6,7 @@ use super::{Context, greeting::WILL_DENIED};
 use crate::{
     acl::Action,
     audit::{AuditLog, Kind, Note},
-    auth::{LOCAL_REALM, Principal},
+    auth::Principal,
     mqtt::{Connect, ReasonCode},
     session::session::{Session, subject},
 };
@@ -52,13 +52,18 @@ pub(super) fn kept_out(
     address: IpAddr,
     (reason, why): (ReasonCode, &'static str),
 ) {
-    use ReasonCode::{BadUserNameOrPassword, Banned, NotAuthorized};
+    use ReasonCode::{BadUserNameOrPassword, Banned, NotAuthorized, ServerBusy, ServerUnavailable};
     let kind = match reason {
         BadUserNameOrPassword | Banned | NotAuthorized => Kind::LoginFailed,
         _ => Kind::ConnectRefused,
     };
+    // No failure of the client, so no ban ends it: made-up names must not push other entries out.
+    let principal = match reason {
+        ServerBusy | ServerUnavailable => "",
+        _ => name,
+    };
     let note = Note {
-        principal: name,
+        principal,
         address: Some(address),
         client: &connect.client_id,
         subject: "",
@@ -94,10 +99,14 @@ fn audit(context: &Context) -> &AuditLog {
 }
 
 fn method(principal: &Principal) -> &'static str {
-    match principal.certificate {
-        Some(_) => "with a client certificate",
-        None if principal.anonymous => "anonymous",
-        None if *principal.realm == *LOCAL_REALM => "with a password or secret",
-        None => "with a token",
+    match (&principal.certificate, &principal.token) {
+        (Some(_), Some(_)) => "with a client certificate and a token",
+        (None, Some(_)) => "with a token",
+        (Some(_), None) if principal.shown.is_some() => {
+            "with a client certificate and a password or secret"
+        }
+        (Some(_), None) => "with a client certificate",
+        (None, None) if principal.anonymous => "anonymous",
+        (None, None) => "with a password or secret",
     }
 }

@@ -3,7 +3,7 @@
 //! A synchronous state machine: packets and messages in, bytes and an envelope out. Sockets, time-outs and waiting
 //! are the listener's; `publish`, `subscribe` and `deliver` beside this file hold its larger parts.
 
-use std::{borrow::Cow, collections::VecDeque, net::IpAddr, sync::Arc, task::Waker, time::Instant};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc, task::Waker, time::Instant};
 
 use bytes::BytesMut;
 use bytestring::ByteString;
@@ -55,8 +55,6 @@ pub struct Connection {
     pub(super) dropped: bool,
     /// A denied PUBLISH was audited: once for each connection.
     pub(super) denied: bool,
-    /// Where its client is, if that is known.
-    pub(super) address: Option<IpAddr>,
     pub(super) topics: Topics,
     pub(super) denials: Denials,
     /// Enhanced authentication, if CONNECT asked for it.
@@ -206,7 +204,6 @@ impl Connection {
             asked: 0,
             dropped: false,
             denied: false,
-            address: None,
             topics: Topics::default(),
             denials: Denials::default(),
             enhanced: Enhanced::of(connect),

@@ -39,6 +39,7 @@ impl Registry {
                 continue;
             }
             tracing::warn!(target: "postern::audit", %principal, %owner, client = ?client_id, "the session of another principal ended: its client identifier is that of a device");
+            session.made_way();
             self.agenda.forget(session.id);
             let will = session.rest().interrupt();
             self.end(&session, will).await;

@@ -49,7 +49,7 @@ impl Registry {
         // All of them, before one has to wait for the disk.
         for session in &sessions {
             session.revoke();
-            session.notify(Notice::Disabled);
+            session.disown(Notice::Disabled, "the account was disabled or removed");
         }
         for session in sessions {
             let idle = {
@@ -69,7 +69,7 @@ impl Registry {
     /// The credentials of a principal changed: whoever is connected with the old ones must show the new ones.
     pub fn credentials_changed(&self, realm: &str, name: &str) {
         for session in self.of(realm, name) {
-            session.notify(Notice::Disabled);
+            session.disown(Notice::Disabled, "the credentials were changed");
         }
     }
 

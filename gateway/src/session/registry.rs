@@ -572,7 +572,7 @@ impl Registry {
             && sessions
                 .by_owner
                 .get(&owner)
-                .is_some_and(|count| *count >= settings.max_sessions_per_principal)
+                .is_some_and(|count| *count >= settings.max_sessions_of(&principal.roles))
         {
             return Err(Refused::TooMany);
         }

@@ -4,6 +4,7 @@
 //! needs is carried from one connection to the next ([`Carry`]) and costs no lock while one is up.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -54,6 +55,8 @@ pub struct Session {
     /// The number of its current network connection, from 1.
     pub(super) epoch: AtomicU32,
     pub(super) online: AtomicBool,
+    /// Where its client is or was, if that is known.
+    pub(super) address: Mutex<Option<IpAddr>>,
     pub(super) persistent: AtomicBool,
     /// Its subscriptions and what waits for it are kept on disk: it was persistent once, and until it ends.
     pub(super) stored: AtomicBool,
@@ -177,6 +180,7 @@ impl Session {
             link,
             epoch: AtomicU32::new(0),
             online: AtomicBool::new(false),
+            address: Mutex::default(),
             persistent: AtomicBool::new(false),
             stored: AtomicBool::new(false),
             known: AtomicBool::new(false),

@@ -1,8 +1,8 @@
 //! What the configuration says about sessions, in the units they use. Read anew for each connection.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use broker_config::{Config, DeniedPublish};
+use broker_config::{Config, DeniedPublish, RoleLimit};
 
 use super::queue::QueueLimits;
 
@@ -29,6 +29,7 @@ pub struct Settings {
     pub denied_publish: DeniedPublish,
     pub max_sessions: usize,
     pub max_sessions_per_principal: usize,
+    pub max_sessions_by_role: Vec<RoleLimit>,
     /// Bytes that all queues and buffers together may hold (N4).
     pub memory_budget: usize,
 }
@@ -54,8 +55,17 @@ impl Settings {
             denied_publish: config.session.denied_publish,
             max_sessions: limits.max_sessions,
             max_sessions_per_principal: limits.max_sessions_per_principal,
+            max_sessions_by_role: limits.max_sessions_by_role.clone(),
             memory_budget: limits.memory_budget.bytes(),
         }
+    }
+
+    /// How many sessions one principal with these roles may have (S5).
+    pub fn max_sessions_of(&self, roles: &[Arc<str>]) -> usize {
+        let by_role = self.max_sessions_by_role.iter();
+        let of_roles = by_role.filter(|limit| roles.iter().any(|role| **role == *limit.role));
+        let largest = of_roles.map(|limit| limit.sessions).max();
+        largest.unwrap_or(self.max_sessions_per_principal)
     }
 
     /// The session expiry interval that a client gets for the one it asked for, in seconds; `u32::MAX` asks for no

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use hashbrown::{DefaultHashBuilder, HashSet};
@@ -84,7 +85,7 @@ const COUNTED: Duration = Duration::from_secs(1);
 impl Connection {
     /// Where its client is, for the audit log.
     pub fn set_address(&mut self, address: IpAddr) {
-        self.address = Some(address);
+        *self.session.address.lock() = Some(address);
     }
 
     /// The client asks to publish to a topic; allowed or not, it is a question for dry runs.
@@ -131,8 +132,7 @@ impl Connection {
         if let Some(last) = &mut self.denials.last {
             let times = std::mem::take(&mut last.more);
             let said = (last.topic.as_str(), last.reason.as_str());
-            self.session
-                .note_many(Kind::PublishDenied, self.address, said, times);
+            self.session.note_many(Kind::PublishDenied, said, times);
         }
     }
 
@@ -152,8 +152,7 @@ impl Connection {
                 .subscribe(filter)
                 .to_string();
             let said = (subscription.filter.as_str(), reason.as_str());
-            self.session
-                .note_many(Kind::SubscribeDenied, self.address, said, 1);
+            self.session.note_many(Kind::SubscribeDenied, said, 1);
         }
     }
 }
@@ -171,7 +170,7 @@ impl Session {
     pub(super) fn will_denied(&self, topic: &str) {
         if self.witness.audit.is_on() {
             let reason = self.permissions.load().publish(topic).to_string();
-            self.note_many(Kind::WillDenied, None, (topic, &reason), 1);
+            self.note_many(Kind::WillDenied, (topic, &reason), 1);
         }
     }
 
@@ -179,7 +178,15 @@ impl Session {
     pub(super) fn withdrawn(&self, filter: &str) {
         if self.witness.audit.is_on() {
             let reason = "a change took this subscription away";
-            self.note_many(Kind::Withdrawn, None, (filter, reason), 1);
+            self.note_many(Kind::Withdrawn, (filter, reason), 1);
+        }
+    }
+
+    /// It ended for the device whose client identifier it had.
+    pub(super) fn made_way(&self) {
+        if self.witness.audit.is_on() {
+            let why = "the session ended: its client identifier is that of a device";
+            self.note_many(Kind::Withdrawn, ("", why), 1);
         }
     }
 
@@ -187,21 +194,17 @@ impl Session {
     pub(super) fn disown(&self, notice: Notice, why: &str) -> bool {
         let told = self.notify(notice);
         if told && self.witness.audit.is_on() {
-            self.note_many(Kind::Withdrawn, None, ("", why), 1);
+            self.note_many(Kind::Withdrawn, ("", why), 1);
         }
         told
     }
 
-    fn note_many(
-        &self,
-        kind: Kind,
-        address: Option<IpAddr>,
-        (subject, reason): (&str, &str),
-        times: u64,
-    ) {
+    fn note_many(&self, kind: Kind, (subject, reason): (&str, &str), times: u64) {
         if times == 0 {
             return;
         }
+        let address = *self.address.lock();
+        let address = address.filter(|_| self.online.load(Relaxed));
         let note = Note {
             principal: &self.principal.load().to_string(),
             address,

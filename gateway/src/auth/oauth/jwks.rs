@@ -83,6 +83,10 @@ impl Jwks {
         match self.known.load_full() {
             None => Err(TokenRefusal::Unavailable),
             Some(known) => match known.keys.candidates(algorithm, id) {
+                // It may have a new key that it cannot tell us of.
+                found if found.is_empty() && self.status.is_failing() => {
+                    Err(TokenRefusal::Unavailable)
+                }
                 found if found.is_empty() => Err(TokenProblem::UnknownKey.into()),
                 found => Ok(found),
             },

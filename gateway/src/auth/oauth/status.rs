@@ -41,6 +41,10 @@ impl Status {
         }
     }
 
+    pub fn is_failing(&self) -> bool {
+        self.problem.lock().is_some()
+    }
+
     /// In words for the operator.
     pub fn problem(&self) -> Option<String> {
         let problem = self.problem.lock();

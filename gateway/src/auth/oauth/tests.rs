@@ -368,6 +368,12 @@ async fn keys_are_kept_while_the_issuer_is_down_and_without_any_nobody_is_let_in
     );
     let told = world.issuers.problems();
     assert!(told.len() == 1 && told[0].contains("home"), "{told:?}");
+    let unknown = SigningKey::new("new").sign(&world.claims(json!({})));
+    assert_eq!(
+        world.try_with(&unknown).await.unwrap_err(),
+        TokenRefusal::Unavailable,
+        "it may be a new key"
+    );
 
     let (fresh, metrics) = open(&config(&world.server.url, ""));
     let refused = verify(&fresh, &token, Claimed::Unasked).await;

@@ -1,6 +1,11 @@
 //! Claim, takeover, end: who has the session, and what happens to its will.
 
+use std::sync::Arc;
+
+use broker_config::RoleLimit;
+
 use crate::{
+    auth::Principal,
     mqtt::{Connect, Packet, Qos, ReasonCode},
     session::{
         agenda::{Agenda, Due},
@@ -344,6 +349,44 @@ async fn a_session_is_not_given_to_another_principal_connected_or_not() {
     assert_eq!(world.metrics.sessions_foreign.get(), 3);
     let back = world.client_of(resume("c"), principal("alice")).await;
     assert!(back.session_present);
+}
+
+// S5
+#[tokio::test]
+async fn a_role_may_have_more_sessions_or_fewer() {
+    let limit = |role: &str, sessions| RoleLimit {
+        role: role.to_owned(),
+        sessions,
+    };
+    let world = World::with(|settings| {
+        settings.max_sessions_per_principal = 2;
+        settings.max_sessions_by_role = vec![limit("sensor", 1), limit("fleet", 3)];
+    });
+    for (name, roles, most) in [
+        ("ann", &[][..], 2),
+        ("lamp", &["sensor"], 1),
+        ("depot", &["sensor", "fleet"], 3),
+    ] {
+        let owner = Principal {
+            roles: roles.iter().map(|role| Arc::from(*role)).collect(),
+            ..principal(name)
+        };
+        for n in 0..most {
+            let id = format!("{name}-{n}");
+            world
+                .client_of(connect(&id), owner.clone())
+                .await
+                .abandon()
+                .await;
+            world
+                .client_of(resume(&id), owner.clone())
+                .await
+                .vanish()
+                .await;
+        }
+        let further = world.claim(&connect(name), owner).await.err();
+        assert_eq!(further, Some(Refused::TooMany), "{name}");
+    }
 }
 
 // S5
