@@ -216,8 +216,7 @@ pub fn config(issuer: &str, more: &str) -> Config {
         true => String::new(),
         false => format!("server_root = {:?}\n", roots().path()),
     };
-    let text =
-        format!("[oauth.home]\nissuer = \"{issuer}\"\naudience = \"mqtt\"\n{root}{more}");
+    let text = format!("[oauth.home]\nissuer = \"{issuer}\"\naudience = \"mqtt\"\n{root}{more}");
     match Config::parse(&text, "test") {
         Ok(config) => config,
         Err(report) => panic!("{report}"),
