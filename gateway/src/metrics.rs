@@ -262,3 +262,20 @@ metrics! {
     /// Packets that broke the protocol, and ended their connection.
     protocol_errors: Counter,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_in_the_documentation_for_operators() {
+        let documentation = include_str!("../../docs/operating.md");
+        let mut missing = Vec::new();
+        Metrics::default().each(|name, _| {
+            if !documentation.contains(&format!("\n| `{name}` | ")) {
+                missing.push(name);
+            }
+        });
+        assert_eq!(missing, [""; 0]);
+    }
+}
