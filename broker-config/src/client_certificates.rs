@@ -5,18 +5,13 @@ use std::path::PathBuf;
 
 use crate::{
     report::{Wrong, quote},
-    settings::role,
+    settings::{realm as realm_usable, role},
     value::{Choice, Leaf, Scalar, Value, any},
     visit::{
         Applies::{Live, Restart},
         Section, Visitor,
     },
 };
-
-/// The realm of our own accounts and of our own CA (rule I1).
-const LOCAL: &str = "local";
-/// The realm of self-signed certificates: nobody but the operator vouches for their names.
-const PINNED: &str = "pinned";
 
 /// Client certificates at one listener (RFC 8446, 4.4.2; RFC 5246, 7.4.6).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,7 +246,14 @@ impl Value for ClientCa {
             _ => (None, text.as_str()),
         };
         let path = PathBuf::read(&Leaf::text(path))?;
-        let realm = realm.map(realm_usable).transpose()?;
+        if let Some(name) = realm {
+            let named = |wrong| Wrong {
+                message: format!("has {} for its realm", quote(name)),
+                ..wrong
+            };
+            realm_usable(name).map_err(named)?;
+        }
+        let realm = realm.map(str::to_owned);
         Ok(ClientCa::File { realm, path })
     }
 
@@ -274,21 +276,6 @@ impl Value for ClientCa {
             } => Some(quote(&format!("{realm}={}", path.to_string_lossy()))),
         }
     }
-}
-
-/// Realms stand before a colon in rules and logs. `local` maps a foreign CA to our own accounts.
-fn realm_usable(realm: &str) -> Result<String, Wrong> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    if realm.is_empty() || realm.len() > 64 || !realm.bytes().all(plain) || realm == PINNED {
-        return Err(Wrong::new(
-            format!("has {} for its realm", quote(realm)),
-            format!(
-                "use up to 64 letters, digits, \"-\", \"_\" and \".\", and not {PINNED:?}; \
-                 {LOCAL:?} maps its names to our own accounts"
-            ),
-        ));
-    }
-    Ok(realm.to_owned())
 }
 
 impl Value for Fingerprint {

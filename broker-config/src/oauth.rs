@@ -1,14 +1,19 @@
 //! Whose tokens are credentials: `[oauth.NAME]`, one section for each issuer.
 //!
-//! Conditions of one issuer are checked here, those among several in `check`.
+//! Conditions of one issuer are checked here, those among several in `check`; what a key may say by
+//! itself is in `values`.
+
+mod values;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::{
-    report::{Wrong, quote},
-    value::{Choice, Leaf, Scalar, Value, any, within},
+    report::Wrong,
+    settings::{realm as realm_usable, role},
+    value::{any, within},
     visit::{Applies::Live, Named, Section, Visitor},
 };
+use values::{about, at_most, audience_usable, each_once, maybe, plain_text, url_usable};
 
 /// One issuer of access tokens (RFC 6749, 1.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,16 +145,6 @@ impl Issuer {
     pub fn checks_audience(&self) -> bool {
         self.audience != [ANY_AUDIENCE]
     }
-
-    /// Whether its endpoints are to be found by its identifier (OpenID Connect Discovery; RFC 8414).
-    pub fn needs_discovery(&self) -> bool {
-        match self.mode {
-            Mode::Jwt => {
-                self.jwks_url.is_none() && self.keys_file.is_none() && self.secret_file.is_none()
-            }
-            Mode::Introspection => self.introspection_url.is_none(),
-        }
-    }
 }
 
 impl Named for Issuer {
@@ -240,13 +235,24 @@ impl Named for Issuer {
 impl Issuer {
     /// Where the keys of mode `jwt` come from, and which algorithms go with them.
     fn check_keys(&self) -> Vec<(&'static str, Wrong)> {
+        let usual = Self::blank();
         let remedy = r#"remove it, or set mode = "introspection""#;
         let set = [
             ("introspection_url", self.introspection_url.is_some()),
             ("client_id", self.client_id.is_some()),
             ("client_secret_file", self.client_secret_file.is_some()),
+            (
+                "revalidate_every",
+                self.revalidate_every != usual.revalidate_every,
+            ),
+            (
+                "max_requests_per_second",
+                self.max_requests_per_second != usual.max_requests_per_second,
+            ),
+            ("token_cache", self.token_cache != usual.token_cache),
         ];
         let mut wrong = foreign(&set, "is for introspection", remedy);
+        wrong.extend(self.check_requests());
         let symmetric = self.algorithms.iter().filter(|one| one.is_symmetric());
         match (symmetric.count(), self.secret_file.is_some()) {
             (0, true) => wrong.push((
@@ -285,14 +291,37 @@ impl Issuer {
         wrong
     }
 
+    /// Keys about requests, for an issuer with its keys in a file: it is asked nothing.
+    fn check_requests(&self) -> Vec<(&'static str, Wrong)> {
+        let usual = Self::blank();
+        let file = match (&self.keys_file, &self.secret_file) {
+            (Some(_), _) => "keys_file",
+            (None, Some(_)) => "secret_file",
+            (None, None) => return Vec::new(),
+        };
+        let set = [
+            ("server_root", self.server_root.is_some()),
+            ("timeout", self.timeout != usual.timeout),
+            ("keys_max_age", self.keys_max_age != usual.keys_max_age),
+        ];
+        let remedy = format!("remove it, or {file}");
+        foreign(&set, "is for keys that are fetched", &remedy)
+    }
+
     fn check_introspection(&self) -> Vec<(&'static str, Wrong)> {
         let remedy = r#"remove it, or set mode = "jwt""#;
         let set = [
             ("jwks_url", self.jwks_url.is_some()),
             ("keys_file", self.keys_file.is_some()),
             ("secret_file", self.secret_file.is_some()),
+            ("algorithms", self.algorithms != Self::blank().algorithms),
         ];
         let mut wrong = foreign(&set, "is for tokens that are verified by keys", remedy);
+        if self.introspection_url.is_some() && self.keys_max_age != Self::blank().keys_max_age {
+            let message = "is for an endpoint that is found by issuer";
+            let remedy = "remove it, or introspection_url";
+            wrong.push(("keys_max_age", Wrong::new(message, remedy)));
+        }
         let (id, secret) = (&self.client_id, &self.client_secret_file);
         if id.is_none() || secret.is_none() {
             let (key, missing) = match id {
@@ -311,7 +340,8 @@ impl Issuer {
     }
 }
 
-/// Keys that are set and belong to another mode.
+/// Keys that are set and belong to another mode. One that says its default changes nothing anywhere: it
+/// may stay, as printing writes it.
 fn foreign(
     keys: &[(&'static str, bool)],
     message: &str,
@@ -397,9 +427,7 @@ impl Section for Issuer {
         v.key("roles", Live, roles, |roles| at_most(roles, 200));
         v.key("default_roles", Live, default_roles, |roles| {
             at_most(roles, 32)?;
-            roles
-                .iter()
-                .try_for_each(|name| about(name, role_usable(name)))
+            roles.iter().try_for_each(|name| about(name, role(name)))
         });
         v.key("scope_claim", Live, scope_claim, |claim| plain_text(claim));
         v.key("scopes", Live, scopes, |forms| match forms.is_empty() {
@@ -412,203 +440,5 @@ impl Section for Issuer {
                 false => plain_text(text),
             }
         });
-    }
-}
-
-/// The check of a key that may be left out.
-fn maybe(
-    check: impl Fn(&str) -> Result<(), Wrong>,
-) -> impl Fn(&Option<String>) -> Result<(), Wrong> {
-    move |value| value.as_deref().map_or(Ok(()), &check)
-}
-
-/// A URL of an issuer's server: `https`, or `http` on loopback, where nobody listens in.
-fn url_usable(url: &str) -> Result<(), Wrong> {
-    let plain = url.len() <= 2_048 && url.bytes().all(|b| b.is_ascii_graphic());
-    let host = |rest: &str| {
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let port = |host: &str, port: &str| {
-            let digits = port.bytes().all(|b| b.is_ascii_digit());
-            (digits && !host.ends_with(':')).then(|| host.to_owned())
-        };
-        match authority.rsplit_once(':') {
-            Some((host, digits)) if !digits.contains(']') => port(host, digits),
-            _ => Some(authority.to_owned()),
-        }
-    };
-    let form =
-        r#"write one that begins with https://, such as "https://id.example.org/realms/home""#;
-    let (rest, secure) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
-        (Some(rest), _) => (rest, true),
-        (None, Some(rest)) => (rest, false),
-        _ => return Err(Wrong::new("is not the URL of an issuer", form)),
-    };
-    match host(rest) {
-        Some(host) if plain && !host.is_empty() && !host.contains('@') && !url.contains('#') => {
-            match secure || is_loopback(&host) {
-                true => Ok(()),
-                false => Err(Wrong::new(
-                    "is without TLS: whoever is in between could let anybody in",
-                    "use https; http is for an issuer on this machine (127.0.0.1, [::1], localhost)",
-                )),
-            }
-        }
-        _ => Err(Wrong::new("is not the URL of an issuer", form)),
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    let address = bare.unwrap_or(host).parse::<std::net::IpAddr>();
-    address.map_or(host == "localhost", |address| address.is_loopback())
-}
-
-fn audience_usable(all: &[String]) -> Result<(), Wrong> {
-    let remedy = r#"write what the issuer puts into "aud" for this gateway, or "any""#;
-    if all.is_empty() || all.len() > 16 {
-        return Err(Wrong::new("must have 1 to 16 entries", remedy));
-    }
-    if all.len() > 1 && all.iter().any(|one| one == ANY_AUDIENCE) {
-        return Err(Wrong::new(
-            r#"has "any" beside others"#,
-            "leave out the others, or \"any\"",
-        ));
-    }
-    all.iter().try_for_each(|one| about(one, plain_text(one)))
-}
-
-/// Text without white space at its ends or control characters, of 1 to 256 bytes.
-fn plain_text(text: &str) -> Result<(), Wrong> {
-    let usable = (1..=256).contains(&text.len())
-        && !text.chars().any(char::is_control)
-        && text.trim() == text;
-    match usable {
-        true => Ok(()),
-        false => Err(Wrong::new(
-            "cannot be used",
-            "write 1 to 256 bytes without control characters, and no space at either end",
-        )),
-    }
-}
-
-/// A role, as rules and users know it.
-fn role_usable(role: &str) -> Result<(), Wrong> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
-    match (1..=64).contains(&role.len()) && role.bytes().all(plain) {
-        true => Ok(()),
-        false => Err(Wrong::new(
-            "is not a role",
-            "use up to 64 letters, digits, \"_\", \".\" and \"-\"",
-        )),
-    }
-}
-
-fn about(entry: &str, result: Result<(), Wrong>) -> Result<(), Wrong> {
-    result.map_err(|wrong| Wrong {
-        entry: Some((quote(entry), None)),
-        ..wrong
-    })
-}
-
-fn at_most<T>(list: &[T], max: usize) -> Result<(), Wrong> {
-    match list.len() > max {
-        true => Err(Wrong::new(
-            format!("has more than {max} entries"),
-            "leave some out",
-        )),
-        false => Ok(()),
-    }
-}
-
-fn each_once<T: PartialEq>(list: &[T], what: &str) -> Result<(), Wrong> {
-    if list.is_empty() {
-        return Err(Wrong::new("is empty", format!("name {what}")));
-    }
-    let twice = |(n, one): (usize, &T)| list[..n].contains(one);
-    match list.iter().enumerate().any(twice) {
-        true => Err(Wrong::new(format!("names {what} twice"), "leave one out")),
-        false => Ok(()),
-    }
-}
-
-impl Choice for Mode {
-    const ALL: &'static [(&'static str, Self)] =
-        &[("jwt", Mode::Jwt), ("introspection", Mode::Introspection)];
-    const NAMES: &'static str = r#""jwt" or "introspection""#;
-}
-
-impl Choice for UserName {
-    const ALL: &'static [(&'static str, Self)] =
-        &[("any", UserName::Any), ("match", UserName::Match)];
-    const NAMES: &'static str = r#""any" or "match""#;
-}
-
-impl Choice for ScopeForm {
-    const ALL: &'static [(&'static str, Self)] = &[
-        ("postern", ScopeForm::Postern),
-        ("rabbitmq", ScopeForm::RabbitMq),
-    ];
-    const NAMES: &'static str = r#""postern" or "rabbitmq""#;
-}
-
-impl Choice for SignatureAlgorithm {
-    const ALL: &'static [(&'static str, Self)] = &[
-        ("ES256", Self::Es256),
-        ("ES384", Self::Es384),
-        ("EdDSA", Self::EdDsa),
-        ("RS256", Self::Rs256),
-        ("RS384", Self::Rs384),
-        ("RS512", Self::Rs512),
-        ("PS256", Self::Ps256),
-        ("PS384", Self::Ps384),
-        ("PS512", Self::Ps512),
-        ("HS256", Self::Hs256),
-        ("HS384", Self::Hs384),
-        ("HS512", Self::Hs512),
-    ];
-    const NAMES: &'static str = r#""ES256", "ES384", "EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384" or "PS512"; with secret_file "HS256", "HS384" or "HS512""#;
-}
-
-/// `"ROLE"`, or `"CLAIMED=ROLE"` where the claim calls it otherwise.
-impl Value for RoleOfClaim {
-    const WANT: &'static str = r#"a role such as "sensor", or one with the name that the claim has for it, "mqtt-devices=sensor""#;
-
-    fn read(leaf: &Leaf) -> Result<Self, Wrong> {
-        let Scalar::Text(text) = &leaf.scalar else {
-            return Err(Wrong::new(
-                format!("is {}", leaf.kind()),
-                format!("write {}", Self::WANT),
-            ));
-        };
-        let (claimed, name) = text.rsplit_once('=').unwrap_or((text, text));
-        plain_text(claimed)?;
-        role_usable(name)?;
-        Ok(RoleOfClaim {
-            claimed: claimed.to_owned(),
-            role: name.to_owned(),
-        })
-    }
-
-    fn show(&self) -> Option<String> {
-        let RoleOfClaim { claimed, role } = self;
-        match claimed == role {
-            true => Some(quote(role)),
-            false => Some(quote(&format!("{claimed}={role}"))),
-        }
-    }
-}
-
-/// Realms stand before a colon in rules and logs. `local` maps an issuer to our own accounts.
-fn realm_usable(realm: &str) -> Result<(), Wrong> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    match (1..=64).contains(&realm.len()) && realm.bytes().all(plain) && realm != "pinned" {
-        true => Ok(()),
-        false => Err(Wrong::new(
-            "is not a realm",
-            "use up to 64 letters, digits, \"-\", \"_\" and \".\", and not \"pinned\"; \"local\" maps \
-             the issuer's names to our own accounts",
-        )),
     }
 }

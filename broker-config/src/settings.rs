@@ -219,15 +219,31 @@ impl Section for Auth {
     }
 }
 
+/// A role, as rules and users know it.
 pub(crate) fn role(name: &str) -> Result<(), Wrong> {
-    let usable = !name.is_empty()
-        && name.len() <= 64
-        && !name.chars().any(|c| c.is_whitespace() || c.is_control());
-    match usable {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    match (1..=64).contains(&name.len()) && name.bytes().all(plain) {
         true => Ok(()),
         false => Err(Wrong::new(
-            "is not a role name",
-            "write 1 to 64 bytes without spaces or control characters",
+            "is not a role",
+            "use up to 64 letters, digits, \"_\", \".\" and \"-\"",
+        )),
+    }
+}
+
+/// The realm of self-signed certificates: nobody but the operator vouches for their names.
+const PINNED: &str = "pinned";
+
+/// The realm of names that an issuer or a CA vouches for (rule I1): it stands before a colon in rules and
+/// logs. `local`, that of our own accounts, maps them to these.
+pub(crate) fn realm(name: &str) -> Result<(), Wrong> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    match (1..=64).contains(&name.len()) && name.bytes().all(plain) && name != PINNED {
+        true => Ok(()),
+        false => Err(Wrong::new(
+            "is not a realm",
+            "use up to 64 letters, digits, \"-\", \"_\" and \".\", and not \"pinned\"; \"local\" maps \
+             its names to our own accounts",
         )),
     }
 }

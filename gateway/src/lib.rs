@@ -4,6 +4,7 @@ pub mod acl;
 pub mod admin;
 pub mod audit;
 pub mod auth;
+pub mod causes;
 pub mod cli;
 pub mod data_dir;
 pub mod fair_queue;

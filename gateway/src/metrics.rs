@@ -157,7 +157,7 @@ metrics! {
     client_certificates_ended: Counter,
     /// Revocation lists that cannot be read or have ended.
     revocation_lists_failing: Gauge,
-    /// Those of them that were ended because they stalled while others waited for a place.
+    /// TLS handshakes that were ended because they stalled while others waited for a place.
     handshakes_stalled: Counter,
     /// Clients that are connected and past CONNECT.
     clients_connected: Gauge,
@@ -173,8 +173,8 @@ metrics! {
     logins_throttled: Counter,
     /// CONNECTs refused because their name is refused at that address, or too many of that address waited.
     logins_barred: Counter,
-    /// Tokens that were good: each at a login or a re-authentication.
-    tokens_accepted: Counter,
+    /// Tokens that were verified, at a login or a re-authentication: account and certificate are looked at after that.
+    tokens_verified: Counter,
     /// Tokens that were refused, those that their issuer could not be asked about included.
     tokens_refused: Counter,
     /// Questions to issuers about tokens (introspection).
@@ -261,4 +261,21 @@ metrics! {
     rechecks_waiting: Gauge,
     /// Packets that broke the protocol, and ended their connection.
     protocol_errors: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_in_the_documentation_for_operators() {
+        let documentation = include_str!("../../docs/operating.md");
+        let mut missing = Vec::new();
+        Metrics::default().each(|name, _| {
+            if !documentation.contains(&format!("\n| `{name}` | ")) {
+                missing.push(name);
+            }
+        });
+        assert_eq!(missing, [""; 0]);
+    }
 }

@@ -164,8 +164,8 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "[auth]\nanonymous_role = \"two words\"\n",
-        "postern.toml:2: auth.anonymous_role = \"two words\": is not a role name; \
-         write 1 to 64 bytes without spaces or control characters",
+        "postern.toml:2: auth.anonymous_role = \"two words\": is not a role; \
+         use up to 64 letters, digits, \"_\", \".\" and \"-\"",
     ),
     (
         "[tls]\nserver_names = [\"mqtt.example.org\",\n  \"under_score.org\"]\n",
@@ -338,6 +338,42 @@ const BAD: &[(&str, &str)] = &[
         "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nclient_id = \"c\"\n",
         "postern.toml:4: oauth.home.client_id: is for introspection; \
          remove it, or set mode = \"introspection\"",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nmode = \"introspection\"\nclient_id = \"c\"\nclient_secret_file = \"s\"\nalgorithms = \"ES256\"\n",
+        "postern.toml:7: oauth.home.algorithms: is for tokens that are verified by keys; remove it, or set mode = \"jwt\"",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nmode = \"introspection\"\nclient_id = \"c\"\nclient_secret_file = \"s\"\nintrospection_url = \"https://id.example/i\"\nkeys_max_age = \"2h\"\n",
+        "postern.toml:8: oauth.home.keys_max_age: is for an endpoint that is found by issuer; remove it, or introspection_url",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nrevalidate_every = \"1m\"\n",
+        "postern.toml:4: oauth.home.revalidate_every: is for introspection; remove it, or set mode = \"introspection\"",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nmax_requests_per_second = 7\n",
+        "postern.toml:4: oauth.home.max_requests_per_second: is for introspection; remove it, or set mode = \"introspection\"",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\ntoken_cache = 7\n",
+        "postern.toml:4: oauth.home.token_cache: is for introspection; remove it, or set mode = \"introspection\"",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nkeys_file = \"k\"\nserver_root = \"r.pem\"\n",
+        "postern.toml:5: oauth.home.server_root: is for keys that are fetched; remove it, or keys_file",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nkeys_file = \"k\"\ntimeout = \"1s\"\n",
+        "postern.toml:5: oauth.home.timeout: is for keys that are fetched; remove it, or keys_file",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nkeys_file = \"k\"\nkeys_max_age = \"2h\"\n",
+        "postern.toml:5: oauth.home.keys_max_age: is for keys that are fetched; remove it, or keys_file",
+    ),
+    (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nsecret_file = \"h\"\nalgorithms = \"HS256\"\ntimeout = \"1s\"\n",
+        "postern.toml:6: oauth.home.timeout: is for keys that are fetched; remove it, or secret_file",
     ),
     (
         "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nmode = \"introspection\"\n",

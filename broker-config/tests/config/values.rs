@@ -132,7 +132,7 @@ retry = "100ms"
 credit = "64KiB"
 [auth]
 allow_anonymous = true
-anonymous_role = "gast-für.alle"
+anonymous_role = "gast-f.alle"
 password_slots = 1
 password_queue = 2
 password_cache = 3
@@ -144,13 +144,11 @@ decisions = 0
 issuer = "https://id.example:8443/realms/home"
 mode = "introspection"
 audience = ["mqtt", "urn:gateway"]
-algorithms = "RS512"
 server_root = "r.pem"
 introspection_url = "https://id.example/introspect"
 client_id = "postern"
 client_secret_file = "s"
 revalidate_every = "30s"
-keys_max_age = "2h"
 timeout = "300ms"
 max_requests_per_second = 7
 token_cache = 0
@@ -167,7 +165,9 @@ scope_prefix = "gw."
 [oauth.plant]
 issuer = "http://[::1]:9000"
 audience = "any"
+algorithms = "RS512"
 jwks_url = "http://127.0.0.1:9000/jwks"
+keys_max_age = "2h"
 scopes = []
 [oauth.fixed]
 issuer = "https://fixed.example"
@@ -282,17 +282,16 @@ fn values_mean_what_they_say() {
 
     let home = &config.oauth["home"];
     assert_eq!(home.mode, Mode::Introspection);
-    assert_eq!(home.algorithms, [SignatureAlgorithm::Rs512]);
     assert_eq!(home.username, UserName::Match);
     assert_eq!(home.scopes, [ScopeForm::Postern, ScopeForm::RabbitMq]);
     assert_eq!(home.roles[0].claimed, "mqtt admins");
     assert_eq!(home.roles[0].role, "admin");
     assert_eq!(home.roles[1].claimed, home.roles[1].role);
     assert_eq!(home.realm.as_deref(), Some("people"));
-    assert!(home.checks_audience() && !home.needs_discovery());
+    assert!(home.checks_audience());
     let plant = &config.oauth["plant"];
     assert!(!plant.checks_audience() && plant.scopes.is_empty());
-    assert!(plant.algorithms.iter().all(|one| !one.is_symmetric()));
+    assert_eq!(plant.algorithms, [SignatureAlgorithm::Rs512]);
 
     let own = &config.listeners["own_one-2"];
     assert!(own.tls && own.is_on() && own.protocol == Protocol::WebSocket);

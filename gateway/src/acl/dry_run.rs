@@ -33,7 +33,7 @@ pub struct Difference {
     /// The decision of today, in words.
     pub was: String,
     pub would: String,
-    /// Client identifiers.
+    /// Client identifiers with it, each counted once.
     pub clients: u64,
     /// How often it was decided.
     pub count: u64,
@@ -67,7 +67,7 @@ impl Turn {
 /// Differences that are told.
 const TOLD: usize = 500;
 
-/// Realm, name, action, topic: differences that are told as one.
+/// Realm, name, action, topic, turn: differences that are told as one.
 type Same = (Arc<str>, Arc<str>, Action, Arc<str>, Turn);
 
 /// Asks both policies what was asked before, the second for the roles that `roles` gives.
@@ -91,7 +91,8 @@ pub fn dry_run(
         (realm, name, client_id, device, roles, scopes)
     };
     asked.sort_by_cached_key(client);
-    let mut found: HashMap<Same, Difference> = HashMap::new();
+    // With the client that was counted last: those of one principal come in the order of their clients.
+    let mut found: HashMap<Same, (Difference, Option<Arc<str>>)> = HashMap::new();
     for same in asked.chunk_by(|one, other| client(one) == client(other)) {
         let subject = same[0].subject();
         let other_roles = roles(&same[0]);
@@ -109,23 +110,32 @@ pub fn dry_run(
                 asked.topic.clone(),
                 turn,
             );
-            let difference = found.entry(key).or_insert_with(|| Difference {
-                principal: format!("{}:{}", asked.realm, asked.name),
-                action: asked.action,
-                topic: asked.topic.to_string(),
-                effect: turn,
-                was,
-                would,
-                clients: 0,
-                count: 0,
-                last: asked.last,
+            let (difference, counted) = found.entry(key).or_insert_with(|| {
+                let difference = Difference {
+                    principal: format!("{}:{}", asked.realm, asked.name),
+                    action: asked.action,
+                    topic: asked.topic.to_string(),
+                    effect: turn,
+                    was,
+                    would,
+                    clients: 0,
+                    count: 0,
+                    last: asked.last,
+                };
+                (difference, None)
             });
-            difference.clients += 1;
+            if counted.as_ref() != Some(&asked.client_id) {
+                *counted = Some(asked.client_id.clone());
+                difference.clients += 1;
+            }
             difference.count += asked.count;
             difference.last = difference.last.max(asked.last);
         }
     }
-    let mut differences: Vec<_> = found.into_values().collect();
+    let mut differences: Vec<_> = found
+        .into_values()
+        .map(|(difference, _)| difference)
+        .collect();
     differences.sort_by(|one, other| {
         let order = |it: &Difference| (it.effect, std::cmp::Reverse(it.count), it.topic.clone());
         order(one)
@@ -296,6 +306,24 @@ mod tests {
             assert_eq!(run.differences[0].effect, effect);
             assert!(run.differences[0].would.contains(word), "{run:?}");
         }
+    }
+
+    #[test]
+    fn a_client_that_asked_with_several_roles_is_one_client() {
+        let with = |client_id, role: &str| Asked {
+            roles: ["family".into(), role.into()].into(),
+            ..asked("ann", client_id, Publish, "home/x", 1)
+        };
+        let decisions = vec![
+            with("a1", "cook"),
+            with("a2", "cook"),
+            with("a1", "guard"),
+            with("a1", "nurse"),
+        ];
+        let run = dry_run(decisions, &Policy::new(rules()), &Policy::new([]), same);
+        assert_eq!(run.differences.len(), 1, "{run:?}");
+        let difference = &run.differences[0];
+        assert_eq!((difference.clients, difference.count), (2, 4));
     }
 
     #[test]

@@ -265,12 +265,13 @@ pub fn date(seconds: i64) -> String {
         return format!("{seconds} s since 1970");
     };
     format!(
-        "{:04}-{:02}-{:02} {:02}:{:02} UTC",
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}Z",
         time.year(),
         u8::from(time.month()),
         time.day(),
         time.hour(),
-        time.minute()
+        time.minute(),
+        time.second()
     )
 }
 

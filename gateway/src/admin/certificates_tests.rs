@@ -67,7 +67,7 @@ fn a_slot_with_nothing_but_a_problem_is_listed_with_it() {
 
 #[test]
 fn dates_are_readable() {
-    assert_eq!(date(0), "1970-01-01 00:00 UTC");
-    assert_eq!(date(1_801_440_059), "2027-02-01 00:00 UTC");
+    assert_eq!(date(0), "1970-01-01 00:00:00Z");
+    assert_eq!(date(1_801_440_059), "2027-02-01 00:00:59Z");
     assert_eq!(date(i64::MAX), format!("{} s since 1970", i64::MAX));
 }

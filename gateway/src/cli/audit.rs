@@ -1,6 +1,5 @@
 //! `postern audit`: what was refused, who came in, and what was changed.
 
-use std::collections::VecDeque;
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -53,39 +52,34 @@ impl Args {
         if self.follow && !matches!(reach, Reach::Running(_)) {
             return Err(CliError::NothingToFollow);
         }
-        let mut query = self.query();
-        let mut lines = VecDeque::new();
-        while lines.len() < self.number {
-            query.limit = (self.number - lines.len()).min(AuditQuery::MAX);
-            let asked = query.limit;
-            let page = page(reach, query.clone()).await?;
-            let is_last = page.len() < asked;
-            query.before = page.last().map(|line| line.id);
-            page.into_iter().for_each(|line| lines.push_front(line));
-            if is_last {
-                break;
-            }
-        }
-        let lines: Vec<_> = lines.into();
+        // Asked for first: nothing comes between what is shown and what is followed.
+        let mut last = match self.follow {
+            true => newest(reach).await?,
+            false => 0,
+        };
+        let lines = look(reach, self.query(), self.number).await?;
         self.print(&lines, true, out)?;
         if !self.follow {
             return Ok(());
         }
-        let mut last = lines.last().map(|line| line.id);
+        last = lines.last().map_or(last, |line| line.id.max(last));
         loop {
             out.flush()?;
             tokio::time::sleep(PAUSE).await;
-            let query = AuditQuery {
-                after: last.or(Some(i64::MIN)),
-                since: None,
-                limit: AuditQuery::MAX,
-                ..self.query()
-            };
-            let mut lines = page(reach, query).await?;
-            lines.reverse();
-            last = lines.last().map(|line| line.id).or(last);
+            let lines = self.after(reach, last).await?;
+            last = lines.last().map_or(last, |line| line.id);
             self.print(&lines, false, out)?;
         }
+    }
+
+    /// What came after this entry, all of it, however much that is.
+    async fn after(&self, reach: &mut Reach, last: i64) -> Result<Vec<AuditLine>, CliError> {
+        let query = AuditQuery {
+            after: Some(last),
+            since: None,
+            ..self.query()
+        };
+        look(reach, query, usize::MAX).await
     }
 
     fn query(&self) -> AuditQuery {
@@ -132,6 +126,38 @@ impl Args {
     }
 }
 
+/// The greatest id in the log; 0 in an empty one.
+async fn newest(reach: &mut Reach) -> Result<i64, CliError> {
+    let query = AuditQuery {
+        limit: 1,
+        ..AuditQuery::default()
+    };
+    let entries = page(reach, query).await?;
+    Ok(entries.first().map_or(0, |line| line.id))
+}
+
+/// The newest entries, `number` at most, the oldest of them first. The log itself is bounded (`audit.max_entries`).
+async fn look(
+    reach: &mut Reach,
+    mut query: AuditQuery,
+    number: usize,
+) -> Result<Vec<AuditLine>, CliError> {
+    let mut lines = Vec::new();
+    while lines.len() < number {
+        query.limit = (number - lines.len()).min(AuditQuery::MAX);
+        let asked = query.limit;
+        let page = page(reach, query.clone()).await?;
+        let is_last = page.len() < asked;
+        query.before = page.last().map(|line| line.id);
+        lines.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    lines.reverse();
+    Ok(lines)
+}
+
 async fn page(reach: &mut Reach, query: AuditQuery) -> Result<Vec<AuditLine>, CliError> {
     match reach.execute(Command::Audit(query)).await? {
         Answer::Audit { entries } => Ok(entries),
@@ -163,7 +189,70 @@ fn cells(line: &AuditLine) -> [String; 7] {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::audit::Note;
+    use crate::cli::tests::postern;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(line: &[&str]) -> Args {
+        let line = ["audit"].iter().chain(line);
+        Line::try_parse_from(line).unwrap().args
+    }
+
+    /// Writes so many entries of a kind.
+    async fn note(reach: &Reach, kind: Kind, subjects: std::ops::Range<usize>) {
+        let Reach::Direct { administration, .. } = reach else {
+            panic!("a gateway runs");
+        };
+        for subject in subjects {
+            let subject = &subject.to_string();
+            let note = Note {
+                subject,
+                ..Note::default()
+            };
+            administration.audit().note(kind, note);
+        }
+        administration.audit().flush().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_follows_sees_nothing_older_and_everything_newer() {
+        let dir = tempfile::tempdir().unwrap();
+        postern(dir.path(), &["user", "add", "ann", "--generate"])
+            .await
+            .unwrap();
+        let dir = DataDir::locate(Some(dir.path()), Some(dir.path())).unwrap();
+        let mut reach = Reach::open(&dir, false).await.unwrap();
+        note(&reach, Kind::Ban, 0..3).await;
+        let last = newest(&mut reach).await.unwrap();
+        // Nothing of this kind is there, and so nothing to begin behind.
+        let follow = args(&["--kind", "gateway", "-n", "0", "--follow"]);
+        assert_eq!(follow.after(&mut reach, last).await.unwrap(), []);
+        let all = args(&["--follow"]);
+        assert_eq!(all.after(&mut reach, last).await.unwrap(), []);
+
+        // More than two pages at once.
+        let many = 2 * AuditQuery::MAX + 7;
+        note(&reach, Kind::Gateway, 0..many).await;
+        for args in [&follow, &all] {
+            let lines = args.after(&mut reach, last).await.unwrap();
+            let subjects = lines.iter().map(|line| line.subject.clone());
+            let expected = (0..many).map(|subject| subject.to_string());
+            assert!(subjects.eq(expected), "{} of {many}", lines.len());
+        }
+        let few = look(&mut reach, all.query(), AuditQuery::MAX + 1).await;
+        let few = few.unwrap();
+        let ends = [&few[0].subject, &few[AuditQuery::MAX].subject];
+        assert_eq!(ends, [&(many - 1_001).to_string(), &(many - 1).to_string()]);
+        reach.close().await.unwrap();
+    }
 
     #[test]
     fn what_a_client_chose_cannot_write_to_the_terminal() {

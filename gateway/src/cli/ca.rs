@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 
 use super::certificate_files::{self, Files};
-use super::{CliError, Reach, output, prompt, restore};
+use super::{CliError, Reach, output, prompt};
 use crate::admin::{
     Answer, CaLine, CertificateKind, Command, IssuedLine, RevocationReason, Secret,
 };
@@ -152,7 +152,7 @@ fn show(answer: Answer, pem: bool, out: &mut impl Write) -> Result<ExitCode, Cli
     writeln!(
         out,
         "holds until   {} ({} days)",
-        restore::spoken(u64::try_from(*not_after).unwrap_or(0)),
+        output::time(*not_after),
         (not_after - now()) / 86_400
     )?;
     if let Some(prints) = Prints::of(&ca.certificate) {
@@ -222,7 +222,7 @@ async fn issue(
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
-    let until = restore::spoken(u64::try_from(not_after).unwrap_or(0));
+    let until = output::time(not_after);
     let mut report = format!("{message}, until {until}\n");
     for (path, what) in &written {
         report.push_str(&format!("  {}  {what}\n", path.display()));
@@ -270,7 +270,7 @@ async fn list(dir: &DataDir, json: bool, out: &mut impl Write) -> Result<ExitCod
             (None, _) if one.not_after < now => "expired".to_owned(),
             (None, _) => "valid".to_owned(),
         };
-        let until = restore::spoken(u64::try_from(one.not_after).unwrap_or(0));
+        let until = output::time(one.not_after);
         let (name, kind) = (one.name.clone(), one.kind.clone());
         [name, kind, state, until, one.serial.clone()]
     });

@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use broker_config::Config;
 use clap::Subcommand;
 
-use super::{CliError, Reach, output, settings::SettingsArgs};
+use super::{CliError, Reach, output};
 use crate::admin::{
-    AdminError, Answer, CertificateDetails, CertificateFacts, CertificateLine, Command, date,
+    AdminError, Answer, CertificateDetails, CertificateFacts, CertificateLine, Command,
 };
 use crate::data_dir::DataDir;
 use crate::supervise;
@@ -65,15 +65,6 @@ enum Verb {
 impl Args {
     pub async fn run(
         self,
-        settings: &SettingsArgs,
-        out: &mut impl Write,
-    ) -> Result<ExitCode, CliError> {
-        let config = settings.load()?;
-        self.run_with(&config, &settings.locate()?, out).await
-    }
-
-    pub(super) async fn run_with(
-        self,
         config: &Config,
         dir: &DataDir,
         out: &mut impl Write,
@@ -109,10 +100,7 @@ impl Args {
 
 /// Asks the running gateway, or looks at the files where none runs.
 async fn ask(config: &Config, dir: &DataDir, command: Command) -> Result<Answer, CliError> {
-    let mut reach = Reach::open(dir, false).await?;
-    if let Reach::Direct { administration, .. } = &reach {
-        administration.attach_certificates(supervise::certificates_at_rest(config, dir.path()));
-    }
+    let mut reach = Reach::with_certificates(dir, config).await?;
     let answer = reach.execute(command).await;
     reach.close().await?;
     answer
@@ -169,7 +157,7 @@ fn status(lines: &[CertificateLine], out: &mut impl Write) -> Result<ExitCode, C
             days_left(facts.not_after),
             facts.key.clone(),
             format!("{} ({} bytes)", facts.depth, facts.chain_bytes),
-            line.renewal.map_or("-".to_owned(), date),
+            line.renewal.map_or("-".to_owned(), output::time),
             source(facts),
         ],
         None => {
@@ -195,8 +183,8 @@ fn show(details: &CertificateDetails, out: &mut impl Write) -> Result<ExitCode, 
         let left = days_left(not_after);
         format!(
             "{} to {} ({left} days left)",
-            date(not_before),
-            date(not_after)
+            output::time(not_before),
+            output::time(not_after)
         )
     };
     writeln!(out, "name      {}", details.name)?;

@@ -19,8 +19,8 @@ pub(super) async fn postern(dir: &Path, line: &[&str]) -> Result<String, CliErro
     match cli.verb.unwrap() {
         Verb::User(args) => args.run(&dir, &mut out).await?,
         Verb::Acl(args) => args.run(&dir, &mut out).await?,
-        Verb::Device(args) => args.run_with(&Config::default(), &dir, &mut out).await?,
-        Verb::Cert(args) => args.run_with(&Config::default(), &dir, &mut out).await?,
+        Verb::Device(args) => args.run(&Config::default(), &dir, &mut out).await?,
+        Verb::Cert(args) => args.run(&Config::default(), &dir, &mut out).await?,
         Verb::Backup(args) => {
             args.run(&dir, &mut out).await?;
             ExitCode::SUCCESS

@@ -9,14 +9,13 @@ use clap::Subcommand;
 
 use super::certificate_files::{self, Files};
 use super::device_report::{self, Format, Written};
-use super::{CliError, Reach, output, restore, settings::SettingsArgs};
+use super::{CliError, Reach, output};
 use crate::admin::{
     AdminError, Answer, Broker, CertificateRequest, Command, DeviceCommand, DeviceDesk,
     DeviceGiven, DeviceLine, ReachedBy, Secret,
 };
 use crate::auth::generate_secret;
 use crate::data_dir::DataDir;
-use crate::supervise;
 use crate::tls::private_ca::signing::KeyRequest;
 
 #[derive(Debug, clap::Args)]
@@ -109,24 +108,15 @@ struct Prepared {
 impl Args {
     pub async fn run(
         self,
-        settings: &SettingsArgs,
-        out: &mut impl Write,
-    ) -> Result<ExitCode, CliError> {
-        let config = settings.load()?;
-        self.run_with(&config, &settings.locate()?, out).await
-    }
-
-    pub(super) async fn run_with(
-        self,
         config: &Config,
         dir: &DataDir,
         out: &mut impl Write,
     ) -> Result<ExitCode, CliError> {
-        let mut reach = Reach::open(dir, false).await?;
+        let mut reach = Reach::with_certificates(dir, config).await?;
         if let Reach::Direct { administration, .. } = &reach {
-            administration.attach_certificates(supervise::certificates_at_rest(config, dir.path()));
+            let config = config.clone();
             administration.attach_devices(DeviceDesk {
-                broker: Broker::of(config, |_| None),
+                broker: Box::new(move || Broker::of(&config, |_| None)),
                 sightings: None,
             });
         }
@@ -274,10 +264,7 @@ async fn list(reach: &mut Reach, json: bool, out: &mut impl Write) -> Result<Exi
     if json {
         return output::json_lines(&lines, out);
     }
-    let time = |at: Option<i64>| {
-        let seconds = at.and_then(|at| u64::try_from(at).ok());
-        seconds.map_or("-".to_owned(), restore::spoken)
-    };
+    let time = |at: Option<i64>| at.map_or("-".to_owned(), output::time);
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let rows = lines.iter().map(|device| {
         let state = match (device.disabled, device.connected) {

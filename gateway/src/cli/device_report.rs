@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{CliError, output, qr};
-use crate::admin::{DeviceGiven, Secret, date, settings_line};
+use crate::admin::{DeviceGiven, Secret, settings_line};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
@@ -105,7 +105,7 @@ fn text(given: &DeviceGiven, line: &str, out: &mut impl Write) -> io::Result<()>
             out,
             "{:18}  {}",
             "certificate until",
-            date(certificate.not_after)
+            output::time(certificate.not_after)
         )?;
     }
     Ok(())

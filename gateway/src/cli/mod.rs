@@ -207,9 +207,17 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     let mut out = io::stdout();
     match cli.verb {
         Some(Verb::User(args)) => return args.run(&settings.locate()?, &mut out).await,
-        Some(Verb::Device(args)) => return args.run(settings, &mut out).await,
+        Some(Verb::Device(args)) => {
+            return args
+                .run(&settings.load()?, &settings.locate()?, &mut out)
+                .await;
+        }
         Some(Verb::Acl(args)) => return args.run(&settings.locate()?, &mut out).await,
-        Some(Verb::Cert(args)) => return args.run(settings, &mut out).await,
+        Some(Verb::Cert(args)) => {
+            return args
+                .run(&settings.load()?, &settings.locate()?, &mut out)
+                .await;
+        }
         Some(Verb::Ca(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Audit(args)) => return args.run(&settings.locate()?, &mut out).await,
         Some(Verb::Ban(args)) => return args.run(&settings.locate()?, &mut out).await,

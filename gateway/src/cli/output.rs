@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::CliError;
+pub(super) use crate::admin::date as time;
 use crate::admin::{Answer, Secret};
 
 /// Prints that a change is done. A generated password stands alone on standard output, ready for a pipe.
@@ -60,23 +61,6 @@ pub(super) fn json_lines(
         writeln!(out)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// `2027-01-31 12:00:00Z`, of seconds since 1970.
-pub(super) fn time(seconds: i64) -> String {
-    let parsed = x509_parser::time::ASN1Time::from_timestamp(seconds);
-    let Ok(time) = parsed.map(|time| time.to_datetime()) else {
-        return format!("{seconds} s since 1970");
-    };
-    format!(
-        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}Z",
-        time.year(),
-        u8::from(time.month()),
-        time.day(),
-        time.hour(),
-        time.minute(),
-        time.second()
-    )
 }
 
 /// Text that strangers chose, without anything that a terminal would take for a command.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{io, iter};
 
+use broker_config::Config;
 use tokio::time::Instant;
 
 use super::CliError;
@@ -12,6 +13,7 @@ use crate::admin::{Administration, Answer, Command, ControlClient, Import};
 use crate::auth::Settings;
 use crate::data_dir::{DataDir, DataDirError, Holder, Lock};
 use crate::store::Accounts;
+use crate::supervise;
 
 /// How long a gateway that starts or stops may hold the lock without answering.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,6 +46,15 @@ impl Reach {
             }
         }
         Self::open_within(dir, PATIENCE).await
+    }
+
+    /// As [`Reach::open`], for verbs about the server's certificates: where no gateway runs, its files are looked at.
+    pub async fn with_certificates(dir: &DataDir, config: &Config) -> Result<Reach, CliError> {
+        let reach = Self::open(dir, false).await?;
+        if let Reach::Direct { administration, .. } = &reach {
+            administration.attach_certificates(supervise::certificates_at_rest(config, dir.path()));
+        }
+        Ok(reach)
     }
 
     /// The running gateway of this directory, if there is one; nothing is held or made.

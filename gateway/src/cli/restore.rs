@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::CliError;
 use super::archive::{self, Manifest};
+use super::{CliError, output};
 use crate::admin::{AdminError, Part, PartKind};
 use crate::audit::{self, AuditLog, Kind, Note};
 use crate::auth::SecretKey;
@@ -65,7 +65,7 @@ impl Args {
             "{} has the {} files of the backup of {} (version {})",
             dir.path().display(),
             manifest.parts.len(),
-            spoken(manifest.made_at),
+            output::time(i64::try_from(manifest.made_at).unwrap_or(i64::MAX)),
             manifest.version
         )?;
         if let Some(aside) = aside {
@@ -270,12 +270,6 @@ fn compact(seconds: u64) -> String {
     let (date, [hour, minute, second]) = civil(seconds);
     let [year, month, day] = date;
     format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
-}
-
-/// `2026-11-21 06:19:52 UTC`.
-pub(super) fn spoken(seconds: u64) -> String {
-    let ([year, month, day], [hour, minute, second]) = civil(seconds);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
 /// Date and time of day in UTC; the proleptic Gregorian calendar, by eras of 400 years that begin on 1 March.

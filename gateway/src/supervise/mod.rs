@@ -440,10 +440,14 @@ fn look_after_devices(
     addresses: &Addresses,
     engine: &mut JoinSet<()>,
 ) {
-    let port = |name: &str| addresses.listener(name).first().map(SocketAddr::port);
     let sightings: &Arc<Sightings> = &context.sightings;
+    let (config, addresses) = (context.config.clone(), addresses.clone());
+    let broker = move || {
+        let port = |name: &str| addresses.listener(name).first().map(SocketAddr::port);
+        Broker::of(&config.load(), port)
+    };
     administration.attach_devices(DeviceDesk {
-        broker: Broker::of(&context.config.load(), port),
+        broker: Box::new(broker),
         sightings: Some(sightings.clone()),
     });
     let metrics = context.metrics.clone();

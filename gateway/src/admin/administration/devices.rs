@@ -28,7 +28,8 @@ const DEVICE_RULES: [(Action, &str); 4] = [
 
 /// What the commands about devices need beside the accounts.
 pub struct DeviceDesk {
-    pub broker: Broker,
+    /// What the configuration says now: some of it changes while the gateway runs.
+    pub broker: Box<dyn Fn() -> Broker + Send + Sync>,
     /// None where no gateway runs.
     pub sightings: Option<Arc<Sightings>>,
 }
@@ -238,7 +239,7 @@ impl Administration {
         let desk = self.devices.get().ok_or(AdminError::NoDoor)?;
         let certificates = self.certificates.get().cloned();
         let certificates = certificates.ok_or(AdminError::NoServerCertificate)?;
-        let (broker, directory) = (desk.broker.clone(), self.directory.clone());
+        let (broker, directory) = ((desk.broker)(), self.directory.clone());
         let reach = reach.clone();
         let placed = spawn_blocking(move || {
             let mut warnings = Vec::new();

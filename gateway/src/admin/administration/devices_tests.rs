@@ -23,6 +23,7 @@ struct World {
     admin: Arc<Administration>,
     sightings: Arc<Sightings>,
     ear: Arc<Ear>,
+    config: Arc<Mutex<Config>>,
     dir: TempDir,
 }
 
@@ -78,16 +79,17 @@ impl World {
         let admin = Administration::open(dir.path(), Settings::default())
             .await
             .unwrap();
-        let names = server_names(&["mqtt.example.org".to_owned()]).unwrap();
+        let names =
+            server_names(&["mqtt.example.org".to_owned(), "new.example.org".to_owned()]).unwrap();
         let ca = PrivateCa::open(dir.path(), names).unwrap();
         let certificates = Certificates::load(&ca.source()).unwrap();
         let store = CertificateStore::new(dir.path());
         admin.attach_certificates(Arc::new(CertificateDesk::new(certificates, store)));
-        let mut config = Config::default();
-        config.tls.server_names = vec!["mqtt.example.org".to_owned()];
+        let config = Arc::new(Mutex::new(Config::default()));
+        let now = config.clone();
         let sightings = Arc::new(Sightings::default());
         admin.attach_devices(DeviceDesk {
-            broker: Broker::of(&config, |_| None),
+            broker: Box::new(move || Broker::of(&now.lock(), |_| None)),
             sightings: Some(sightings.clone()),
         });
         let ear = Arc::new(Ear::default());
@@ -96,6 +98,7 @@ impl World {
             admin,
             sightings,
             ear,
+            config,
             dir,
         }
     }
@@ -402,6 +405,14 @@ async fn a_disabled_device_is_kept_out_until_it_is_enabled() {
         .await
         .unwrap();
     world.login("lamp", &secret).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_device_is_told_the_name_that_the_configuration_says_now() {
+    let world = World::new().await;
+    assert_eq!(world.add("fan", &[]).await.place.host, "mqtt.example.org");
+    world.config.lock().acme.domains = vec!["new.example.org".to_owned()];
+    assert_eq!(world.add("lamp", &[]).await.place.host, "new.example.org");
 }
 
 #[tokio::test]

@@ -215,7 +215,7 @@ impl Issuers {
             None => Err(TokenProblem::Issuer.into()),
         };
         match verified {
-            Ok(_) => self.metrics.tokens_accepted.add(1),
+            Ok(_) => self.metrics.tokens_verified.add(1),
             Err(_) => self.metrics.tokens_refused.add(1),
         }
         verified

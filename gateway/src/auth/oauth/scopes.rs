@@ -172,6 +172,25 @@ mod tests {
         scopes.iter().map(|scope| scope.to_string()).collect()
     }
 
+    // P1
+    #[test]
+    fn what_becomes_of_scopes_is_what_rules_know_as_permissions() {
+        use crate::acl::{Policy, Subject};
+        let given = ["write:*/*/a", "read:*/*/b"];
+        let scopes = scopes(&given, &[ScopeForm::RabbitMq], "").unwrap();
+        let may = Policy::new([]).permissions(&Subject {
+            realm: "home",
+            name: "ann",
+            client_id: "c",
+            device: None,
+            roles: &[],
+            scopes: &scopes,
+        });
+        let publishes = ["a", "b"].map(|topic| may.publish(topic).allowed);
+        let subscribes = ["a", "b"].map(|topic| may.subscribe(topic).allowed);
+        assert_eq!((publishes, subscribes), ([true, false], [false, true]));
+    }
+
     #[test]
     fn only_the_forms_that_are_asked_for_are_permissions() {
         let given = ["mqtt:pub:a/#", "read:*/*/b.c", "openid", "openid"];

@@ -208,12 +208,15 @@ async fn serve(mut stream: tokio::net::TcpStream, script: Arc<Mutex<Script>>) {
     let _ = stream.write_all(answer.as_bytes()).await;
 }
 
-/// A configuration of one issuer `home` for the audience `mqtt`; without the system's roots, which a machine may lack.
+/// A configuration of one issuer `home` for the audience `mqtt`; without the system's roots, which a machine may lack. One
+/// with its keys in a file is asked nothing.
 pub fn config(issuer: &str, more: &str) -> Config {
-    let text = format!(
-        "[oauth.home]\nissuer = \"{issuer}\"\naudience = \"mqtt\"\nserver_root = {:?}\n{more}",
-        roots().path()
-    );
+    let is_file = |line: &str| line.starts_with("keys_file") || line.starts_with("secret_file");
+    let root = match more.lines().any(is_file) {
+        true => String::new(),
+        false => format!("server_root = {:?}\n", roots().path()),
+    };
+    let text = format!("[oauth.home]\nissuer = \"{issuer}\"\naudience = \"mqtt\"\n{root}{more}");
     match Config::parse(&text, "test") {
         Ok(config) => config,
         Err(report) => panic!("{report}"),

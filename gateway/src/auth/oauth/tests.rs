@@ -100,7 +100,7 @@ async fn a_token_of_a_configured_issuer_names_a_principal_in_a_realm_of_its_own(
     assert!(bearer.expires_at.is_some() && !bearer.anonymous);
     assert_eq!(
         (
-            world.metrics.tokens_accepted.get(),
+            world.metrics.tokens_verified.get(),
             world.metrics.tokens_refused.get()
         ),
         (2, 0)

@@ -17,6 +17,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::{OAuthError, file};
+use crate::causes::with_causes;
 
 /// A set of keys or a list of endpoints is a few KB.
 const ANSWER_MAX: usize = 512 * 1024;
@@ -109,7 +110,7 @@ impl Transport {
         // Of the URL, what the operator configured or the issuer published: never what a client sent.
         match tokio::time::timeout(self.timeout, exchange).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(Failed(format!("{uri}: {}", chain(&*error)))),
+            Ok(Err(error)) => Err(Failed(format!("{uri}: {}", with_causes(&*error)))),
             Err(_) => Err(Failed(format!(
                 "{uri}: no answer within {:?}",
                 self.timeout
@@ -151,21 +152,6 @@ fn roots(name: &str, path: &Path) -> Result<RootCertStore, OAuthError> {
         true => Err(unusable("has no certificate".to_owned())),
         false => Ok(roots),
     }
-}
-
-/// An error with all its causes: hyper says only "client error (Connect)" by itself.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let next_text = next.to_string();
-        if !text.contains(&next_text) {
-            text.push_str(": ");
-            text.push_str(&next_text);
-        }
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]

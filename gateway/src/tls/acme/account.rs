@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::super::fingerprint::{hex, sha256};
 use super::super::{TlsError, atomic_file, pem};
 use super::problem::Refusal;
-use super::transport::{Transport, chain};
+use super::transport::Transport;
 use super::{AcmeError, Ca};
+use crate::causes::with_causes;
 
 /// What the file holds.
 #[derive(Serialize, Deserialize)]
@@ -247,7 +248,7 @@ pub(super) fn explain(error: instant_acme::Error, ca: &Ca, transport: &Transport
         Error::Timeout(_) => AcmeError::TooSlow(super::order::PATIENCE.as_secs()),
         Error::Other(error) => AcmeError::Unreachable {
             directory: ca.directory.clone(),
-            cause: chain(&*error),
+            cause: with_causes(&*error),
         },
         Error::Json(error) => AcmeError::Nonsense(error.to_string()),
         other => AcmeError::Nonsense(other.to_string()),

@@ -22,6 +22,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::super::{TlsError, pem, server_config};
 use super::AcmeError;
+use crate::causes::with_causes;
 
 /// One exchange, from connecting to the last octet.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -95,7 +96,7 @@ impl Transport {
         let answer = self
             .exchange(request)
             .await
-            .map_err(|error| failed(chain(&*error)))?;
+            .map_err(|error| failed(with_causes(&*error)))?;
         let (parts, body) = answer.into_parts();
         if !parts.status.is_success() {
             return Err(failed(format!("it answers with {}", parts.status)));
@@ -158,7 +159,7 @@ impl HttpClient for Transport {
         Box::pin(async move {
             match this.exchange(request).await {
                 Ok(answer) => Ok(BytesResponse::from(answer)),
-                Err(error) => Err(instant_acme::Error::Other(chain(&*error).into())),
+                Err(error) => Err(instant_acme::Error::Other(with_causes(&*error).into())),
             }
         })
     }
@@ -207,21 +208,6 @@ fn seconds_from(one: SystemTime, other: SystemTime) -> i64 {
         Ok(ahead) => i64::try_from(ahead.as_secs()).unwrap_or(i64::MAX),
         Err(behind) => -i64::try_from(behind.duration().as_secs()).unwrap_or(i64::MAX),
     }
-}
-
-/// An error with all its causes: hyper says only "client error (Connect)" by itself.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let next_text = next.to_string();
-        if !text.contains(&next_text) {
-            text.push_str(": ");
-            text.push_str(&next_text);
-        }
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]
