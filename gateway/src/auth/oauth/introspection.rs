@@ -29,8 +29,9 @@ use crate::metrics::Metrics;
 
 /// The part of the questions that is kept for clients that are connected, whatever strangers present.
 const KEPT: f64 = 0.25;
-/// Questions under way at once.
+/// Questions under way at once, and how many of these places are kept in the same way.
 const UNDER_WAY_MAX: usize = 64;
+const UNDER_WAY_KEPT: usize = 16;
 /// A token that does not count will hardly count later; but it is forgotten soon, to make room.
 const INACTIVE_MAX: Duration = Duration::from_secs(60);
 
@@ -100,7 +101,7 @@ impl Introspection {
     }
 
     /// The claims of a token, asked for no earlier than `since`. Waits for a permit to ask for up to `patience`; without any,
-    /// permits that are kept for those who wait are not taken.
+    /// permits and places that are kept for those who wait are not taken.
     pub async fn look_up(
         self: &Arc<Self>,
         token: &Token,
@@ -126,16 +127,15 @@ impl Introspection {
         digest: [u8; 32],
         patience: Duration,
     ) -> Result<Answer, TokenRefusal> {
-        if !self.flights.is_under_way(&digest) {
-            let kept = if patience.is_zero() { KEPT } else { 0.0 };
-            let wait = self.limiter.reserve(Instant::now(), patience, kept);
-            let wait = wait.ok_or(TokenRefusal::Busy)?;
+        let (kept, kept_places) = match patience.is_zero() {
+            true => (KEPT, UNDER_WAY_KEPT),
+            false => (0.0, 0),
+        };
+        let (this, token) = (self.clone(), token.clone());
+        let question = |wait: Duration| async move {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-        }
-        let (this, token) = (self.clone(), token.clone());
-        let question = async move {
             let at = Instant::now();
             this.metrics.token_lookups.add(1);
             match this.request(&token).await {
@@ -151,9 +151,14 @@ impl Introspection {
                 }
             }
         };
-        match self.flights.join(digest, question).await {
+        // A permit is taken only where there is a place.
+        let begin = || {
+            let wait = self.limiter.reserve(Instant::now(), patience, kept);
+            wait.map(question)
+        };
+        match self.flights.join(digest, kept_places, begin).await {
             Ok(answer) => answer.ok_or(TokenRefusal::Unavailable),
-            Err(Lost::Full) => Err(TokenRefusal::Busy),
+            Err(Lost::Full | Lost::NotBegun) => Err(TokenRefusal::Busy),
             Err(Lost::Died) => Err(TokenRefusal::Unavailable),
         }
     }

@@ -528,6 +528,45 @@ async fn questions_to_an_issuer_are_limited() {
     assert!(server.asked("/introspect") <= 10);
 }
 
+// I4
+#[tokio::test]
+async fn strangers_keep_nobody_who_is_connected_from_being_asked_about() {
+    let server = Server::start().await;
+    let (issuers, metrics) = open(&introspection(
+        &server.url,
+        "revalidate_every = \"1s\"\ntimeout = \"10s\"\n",
+    ));
+    server.vouch("t", json!({"active": true, "aud": "mqtt", "sub": "s"}));
+    let login = verify(&issuers, "t", Claimed::Unasked).await.unwrap();
+    let login = login.token.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.delay(Duration::from_secs(5));
+    // All of them wait for the issuer, and there are permits left: places are what is missing.
+    let strangers: Vec<_> = (0..80)
+        .map(|n| {
+            let issuers = issuers.clone();
+            let ask = async move { verify(&issuers, &format!("t{n}"), Claimed::Unasked).await };
+            tokio::spawn(ask)
+        })
+        .collect();
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while metrics.tokens_refused.get() < 32 || server.asked("/introspect") < 49 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{} were refused, {} asked about",
+            metrics.tokens_refused.get(),
+            server.asked("/introspect")
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    server.delay(Duration::ZERO);
+    assert!(issuers.verify_again(&login).await.is_ok());
+    assert_eq!(metrics.tokens_refused.get(), 32, "they wait still");
+    for one in strangers {
+        one.abort();
+    }
+}
+
 #[tokio::test]
 async fn an_issuer_that_does_not_know_the_gateway_vouches_for_nobody() {
     let server = Server::start().await;
