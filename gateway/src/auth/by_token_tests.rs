@@ -218,11 +218,12 @@ async fn beside_a_certificate_a_token_must_be_of_the_same_principal() {
             certificate: Some(&certificate),
             ..credentials(None, Some(&token))
         };
+        let wrong = Wrong::default();
         match enhanced {
             true => {
                 world
                     .login
-                    .authenticate_by_token(token.as_bytes(), &credentials)
+                    .authenticate_by_token(token.as_bytes(), &credentials, None, &wrong)
                     .await
             }
             false => world.login.authenticate(credentials, None).await,
@@ -283,4 +284,27 @@ async fn an_issuer_that_does_not_answer_is_no_wrong_password() {
         crate::mqtt::ReasonCode::ServerUnavailable
     );
     assert_eq!(world.login.hashes(), before);
+}
+
+// N1, I4
+#[tokio::test]
+async fn a_refused_token_is_known_to_be_wrong_before_anything_is_paid_for_it() {
+    let world = World::new("").await;
+    world.put("ann", false);
+    let forged = SigningKey::new("k").sign(&claims(&world.server.url));
+    let wrong = Wrong::default();
+    let credentials = credentials(Some("x"), Some(&forged));
+    let before = world.login.hashes();
+    let mut login = Box::pin(world.login.authenticate_and_tell(credentials, None, &wrong));
+    while !wrong.is_known() {
+        let answer = futures_util::FutureExt::now_or_never(&mut login);
+        assert!(answer.is_none(), "answered before it was known");
+        // The keys are fetched: who leaves now is not gone.
+        assert!(wrong.is_known() || wrong.is_asked_about());
+        tokio::task::yield_now().await;
+    }
+    assert!(!wrong.is_asked_about());
+    let refused = login.await.unwrap_err();
+    assert_eq!(refused, Refusal::Token(TokenProblem::Signature));
+    assert_eq!(world.login.hashes(), before + 1);
 }

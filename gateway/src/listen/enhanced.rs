@@ -16,7 +16,7 @@ use super::{
     noted,
 };
 use crate::{
-    auth::{Credentials, Refusal},
+    auth::{Certificate, Credentials, Principal, Refusal, Wrong},
     mqtt::{self, Auth, Connect, Decoder, Packet, PeerLimits, ReasonCode, Reply, Version},
     session::{connection::Ending, session::Session},
 };
@@ -126,16 +126,8 @@ pub(super) async fn renew(
     if let Login::Refused | Login::Full = door.login(address, &name) {
         return refused("too many failed logins from this address");
     }
-    let credentials = Credentials {
-        username: None,
-        password: None,
-        certificate: before.certificate.as_ref(),
-    };
     let _waiting = context.metrics.logins_waiting.during();
-    match authenticator
-        .authenticate_by_token(&token, &credentials)
-        .await
-    {
+    match verify(context, token, before.certificate.clone(), address, &name).await {
         Ok(principal) if principal.is_same(&before) => {
             context
                 .registry
@@ -155,10 +147,35 @@ pub(super) async fn renew(
             ReasonCode::ServerBusy,
             "the new token cannot be looked at now",
         )),
-        Err(refusal) => {
-            context.metrics.logins_failed.add(1);
-            door.login_failed(address, &name);
-            refused(refusal.words())
-        }
+        Err(refusal) => refused(refusal.words()),
     }
+}
+
+/// Who presents this token? Failures count although the client does not wait for the answer.
+async fn verify(
+    context: &Context,
+    token: Bytes,
+    certificate: Option<Arc<Certificate>>,
+    address: IpAddr,
+    name: &str,
+) -> Result<Principal, Refusal> {
+    let (authenticator, door) = (context.authenticator.clone(), context.door.clone());
+    let (metrics, name) = (context.metrics.clone(), name.to_owned());
+    let verified = tokio::spawn(async move {
+        let credentials = Credentials {
+            username: None,
+            password: None,
+            certificate: certificate.as_ref(),
+        };
+        // Nobody asks this one for more than the answer.
+        let wrong = Wrong::default();
+        let verified = authenticator.authenticate_by_token(&token, &credentials, None, &wrong);
+        let verified = verified.await;
+        if !matches!(verified, Ok(_) | Err(Refusal::Busy | Refusal::Unavailable)) {
+            metrics.logins_failed.add(1);
+            door.login_failed(address, &name);
+        }
+        verified
+    });
+    verified.await.unwrap_or(Err(Refusal::Unavailable))
 }

@@ -16,6 +16,7 @@ mod jwks;
 mod keys;
 mod limiter;
 mod login;
+mod origins;
 mod scopes;
 mod status;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod token;
 mod transport;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -123,6 +125,17 @@ pub enum Claimed<'a> {
     Unasked,
 }
 
+/// On whose behalf an issuer is asked about a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// Somebody at this address, or in this network, who wants to log in: asked now or not at all.
+    Stranger(IpAddr),
+    /// A client that is connected, about another token: it may wait for its turn behind strangers.
+    Member,
+    /// The gateway, about a login that goes on: comes before all others.
+    Gateway,
+}
+
 /// The issuers whose tokens are credentials.
 pub struct Issuers {
     all: ArcSwap<Vec<Arc<Issuer>>>,
@@ -209,9 +222,10 @@ impl Issuers {
         &self,
         token: &Token,
         claimed: Claimed<'_>,
+        asker: Asker,
     ) -> Result<Principal, TokenRefusal> {
         let verified = match self.issuer_of(token) {
-            Some(issuer) => issuer.verify(token, claimed).await,
+            Some(issuer) => issuer.verify(token, claimed, asker).await,
             None => Err(TokenProblem::Issuer.into()),
         };
         match verified {
