@@ -22,11 +22,11 @@ impl Authenticator {
         let name = credentials.username.unwrap_or_default();
         let password = credentials.password.unwrap_or_default();
         if looks_like_jwt(name.as_bytes()) {
-            return label(name.as_bytes()).into();
+            return self.name_of_token(name.as_bytes()).into();
         }
         let has_issuers = self.has_issuers();
         if has_issuers && looks_like_jwt(password) {
-            return label(password).into();
+            return self.name_of_token(password).into();
         }
         if has_issuers && password.is_empty() && !name.is_empty() {
             return label(name.as_bytes()).into();
@@ -36,7 +36,9 @@ impl Authenticator {
 
     /// [`Self::counted_name`] of a token that comes by enhanced authentication.
     pub fn name_of_token(&self, token: &[u8]) -> String {
-        label(token)
+        let claimed = || self.issuers.get()?.label_of_jwt(token);
+        let claimed = looks_like_jwt(token).then(claimed).flatten();
+        claimed.unwrap_or_else(|| label(token))
     }
 
     /// Whether tokens are credentials here.

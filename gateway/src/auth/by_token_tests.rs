@@ -162,6 +162,24 @@ async fn failures_are_counted_by_what_is_presented_and_never_under_a_token() {
         let name = name(given, password);
         assert!(name.starts_with("token:") && name.len() == 14, "{name}");
     }
+    // A fresh token of the same bearer is counted as the one before, and one of anybody else is not.
+    let of = |token: &str| world.login.name_of_token(token.as_bytes());
+    let signed = |issuer: &str, more: &str| {
+        let mut claims = claims(issuer);
+        claims["sub"] = json!("s");
+        claims["jti"] = json!(more);
+        world.key.sign(&claims)
+    };
+    assert_eq!(of(&token), name(None, Some(&token)));
+    assert_eq!(of(&token), of(&signed(&world.server.url, "2")));
+    assert_ne!(of(&token), of(&world.token("t")));
+    assert_ne!(of(&token), of(&signed("https://elsewhere.example", "2")));
+    let nobodys = "eyJhbGciOiJub25lIn0.e30.";
+    assert_ne!(
+        of(nobodys),
+        of("eyJhbGciOiJub25lIn0.e30.x"),
+        "who claims nothing is counted by the token itself"
+    );
     // Known or not makes no difference: it would tell.
     assert_eq!(
         name(Some("ann"), Some(&token)),
@@ -184,6 +202,21 @@ async fn failures_are_counted_by_what_is_presented_and_never_under_a_token() {
         without.login.counted_name(&jwt).starts_with("token:"),
         "even without issuers"
     );
+}
+
+// N1
+#[tokio::test]
+async fn the_name_that_is_counted_is_that_of_the_claim_which_names_principals() {
+    let world = World::new("name_claim = \"device\"\n").await;
+    let name = |device: &str, sub: &str| {
+        let mut claims = claims(&world.server.url);
+        claims["sub"] = json!(sub);
+        claims["device"] = json!(device);
+        let token = world.key.sign(&claims);
+        world.login.name_of_token(token.as_bytes())
+    };
+    assert_eq!(name("press", "a"), name("press", "b"));
+    assert_ne!(name("press", "a"), name("drill", "a"));
 }
 
 // I1

@@ -11,7 +11,6 @@ use tokio::{
 
 use super::{
     Context,
-    bans::Login,
     greeting::{READ, Rejected},
     noted,
 };
@@ -123,8 +122,8 @@ pub(super) async fn renew(
     };
     let (door, authenticator) = (&context.door, &context.authenticator);
     let name = authenticator.name_of_token(&token);
-    if let Login::Refused | Login::Full = door.login(address, &name) {
-        return refused("too many failed logins from this address");
+    if door.refuses(address, &name) {
+        return refused("too many failed logins of this name from this address");
     }
     let _waiting = context.metrics.logins_waiting.during();
     match verify(context, token, before.certificate.clone(), address, &name).await {

@@ -39,6 +39,7 @@ pub(super) use token::{label, looks_like_jwt};
 
 use super::Principal;
 use crate::metrics::Metrics;
+use claims::Claims;
 use issuer::Issuer;
 
 /// Why an issuer of the configuration cannot be used.
@@ -242,6 +243,20 @@ impl Issuers {
             Some(issuer) => issuer.verify_again(login).await,
             None => Err(TokenProblem::Issuer.into()),
         }
+    }
+
+    /// What stands for a JWT where failures are counted: a digest of the issuer and the name that it claims, so that a fresh token
+    /// of the same bearer is no stranger's. Nothing of it is believed; it is worth what a user name is worth that is claimed.
+    /// `None`: it claims neither.
+    pub(super) fn label_of_jwt(&self, token: &[u8]) -> Option<String> {
+        let claims = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
+        let claims = Claims::new(claims);
+        let issuer = claims.issuer()?.as_str()?;
+        let all = self.all.load();
+        let known = all.iter().find(|one| one.config().issuer == issuer);
+        let name = known.map_or("sub", |known| &known.config().name_claim);
+        let claimed = serde_json::to_vec(&(issuer, claims.text(name)?)).ok()?;
+        Some(label(&claimed))
     }
 
     fn issuer_of(&self, token: &Token) -> Option<Arc<Issuer>> {
