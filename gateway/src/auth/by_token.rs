@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::authenticator::{Authenticator, Credentials, Refusal, with_certificate};
-use super::oauth::{Claimed, label, looks_like_jwt};
+use super::oauth::{Asker, Claimed, label, looks_like_jwt};
 use super::{Certificate, Principal, Token, TokenLogin, TokenProblem, TokenRefusal, Wrong};
 
 /// A token in the user name or the password of a CONNECT, if it is one.
@@ -22,11 +22,11 @@ impl Authenticator {
         let name = credentials.username.unwrap_or_default();
         let password = credentials.password.unwrap_or_default();
         if looks_like_jwt(name.as_bytes()) {
-            return label(name.as_bytes()).into();
+            return self.name_of_token(name.as_bytes()).into();
         }
         let has_issuers = self.has_issuers();
         if has_issuers && looks_like_jwt(password) {
-            return label(password).into();
+            return self.name_of_token(password).into();
         }
         if has_issuers && password.is_empty() && !name.is_empty() {
             return label(name.as_bytes()).into();
@@ -36,7 +36,9 @@ impl Authenticator {
 
     /// [`Self::counted_name`] of a token that comes by enhanced authentication.
     pub fn name_of_token(&self, token: &[u8]) -> String {
-        label(token)
+        let claimed = || self.issuers.get()?.label_of_jwt(token);
+        let claimed = looks_like_jwt(token).then(claimed).flatten();
+        claimed.unwrap_or_else(|| label(token))
     }
 
     /// Whether tokens are credentials here.
@@ -47,6 +49,8 @@ impl Authenticator {
     }
 
     /// Who presents this token by enhanced authentication (MQTT 5 section 4.12)? A user name beside it is one that is claimed.
+    /// `origin` as for [`Self::authenticate`]; without one it is a client that is connected. `wrong` as for
+    /// [`Self::authenticate_and_tell`].
     ///
     /// # Errors
     /// As of [`Self::authenticate`]; [`Refusal::NotAuthorized`] where a client certificate has said already who this is (I2).
@@ -54,13 +58,15 @@ impl Authenticator {
         &self,
         token: &[u8],
         credentials: &Credentials<'_>,
+        origin: Option<IpAddr>,
+        wrong: &Wrong,
     ) -> Result<Principal, Refusal> {
         let certificate = credentials.certificate;
         if certificate.is_some_and(|certificate| certificate.suffices) {
             return Err(Refusal::NotAuthorized);
         }
         let claimed = credentials.username.map_or(Claimed::Unasked, Claimed::Name);
-        let principal = self.bearer(token, claimed).await?;
+        let principal = self.bearer(token, claimed, origin, wrong).await?;
         self.with_both(principal, certificate)
     }
 
@@ -128,7 +134,7 @@ impl Authenticator {
         wrong: &Wrong,
     ) -> Result<Principal, Refusal> {
         let Presented { bytes, claimed } = presented;
-        match self.bearer(bytes, claimed).await {
+        match self.bearer(bytes, claimed, origin, wrong).await {
             Err(Refusal::Token(problem)) => {
                 self.pay_in_vain(bytes, origin, wrong).await?;
                 Err(Refusal::Token(problem))
@@ -142,11 +148,28 @@ impl Authenticator {
         self.users.find(name).is_some()
     }
 
-    async fn bearer(&self, token: &[u8], claimed: Claimed<'_>) -> Result<Principal, Refusal> {
+    async fn bearer(
+        &self,
+        token: &[u8],
+        claimed: Claimed<'_>,
+        origin: Option<IpAddr>,
+        wrong: &Wrong,
+    ) -> Result<Principal, Refusal> {
         let issuers = self.issuers.get().ok_or(Refusal::NotAuthorized)?;
-        let token = Token::new(token).ok_or(Refusal::Token(TokenProblem::Malformed))?;
-        let principal = issuers.verify(&token, claimed).await.map_err(refusal)?;
-        self.admit_bearer(principal)
+        let asker = origin.map_or(Asker::Member, Asker::Stranger);
+        let verified = async {
+            let token = Token::new(token).ok_or(TokenProblem::Malformed)?;
+            let _asking = wrong.ask();
+            issuers.verify(&token, claimed, asker).await
+        };
+        let admitted = verified
+            .await
+            .map_err(refusal)
+            .and_then(|principal| self.admit_bearer(principal));
+        if let Err(Refusal::Token(_)) = &admitted {
+            wrong.tell();
+        }
+        admitted
     }
 
     /// A realm that is mapped to our accounts has their names, their roles and their state (I1).

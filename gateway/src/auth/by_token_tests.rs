@@ -164,6 +164,24 @@ async fn failures_are_counted_by_what_is_presented_and_never_under_a_token() {
         let name = name(given, password);
         assert!(name.starts_with("token:") && name.len() == 14, "{name}");
     }
+    // A fresh token of the same bearer is counted as the one before, and one of anybody else is not.
+    let of = |token: &str| world.login.name_of_token(token.as_bytes());
+    let signed = |issuer: &str, more: &str| {
+        let mut claims = claims(issuer);
+        claims["sub"] = json!("s");
+        claims["jti"] = json!(more);
+        world.key.sign(&claims)
+    };
+    assert_eq!(of(&token), name(None, Some(&token)));
+    assert_eq!(of(&token), of(&signed(&world.server.url, "2")));
+    assert_ne!(of(&token), of(&world.token("t")));
+    assert_ne!(of(&token), of(&signed("https://elsewhere.example", "2")));
+    let nobodys = "eyJhbGciOiJub25lIn0.e30.";
+    assert_ne!(
+        of(nobodys),
+        of("eyJhbGciOiJub25lIn0.e30.x"),
+        "who claims nothing is counted by the token itself"
+    );
     // Known or not makes no difference: it would tell.
     assert_eq!(
         name(Some("ann"), Some(&token)),
@@ -186,6 +204,21 @@ async fn failures_are_counted_by_what_is_presented_and_never_under_a_token() {
         without.login.counted_name(&jwt).starts_with("token:"),
         "even without issuers"
     );
+}
+
+// N1
+#[tokio::test]
+async fn the_name_that_is_counted_is_that_of_the_claim_which_names_principals() {
+    let world = World::new("name_claim = \"device\"\n").await;
+    let name = |device: &str, sub: &str| {
+        let mut claims = claims(&world.server.url);
+        claims["sub"] = json!(sub);
+        claims["device"] = json!(device);
+        let token = world.key.sign(&claims);
+        world.login.name_of_token(token.as_bytes())
+    };
+    assert_eq!(name("press", "a"), name("press", "b"));
+    assert_ne!(name("press", "a"), name("drill", "a"));
 }
 
 // I1
@@ -220,11 +253,12 @@ async fn beside_a_certificate_a_token_must_be_of_the_same_principal() {
             certificate: Some(&certificate),
             ..credentials(None, Some(&token))
         };
+        let wrong = Wrong::default();
         match enhanced {
             true => {
                 world
                     .login
-                    .authenticate_by_token(token.as_bytes(), &credentials)
+                    .authenticate_by_token(token.as_bytes(), &credentials, None, &wrong)
                     .await
             }
             false => world.login.authenticate(credentials, None).await,
@@ -285,4 +319,27 @@ async fn an_issuer_that_does_not_answer_is_no_wrong_password() {
         crate::mqtt::ReasonCode::ServerUnavailable
     );
     assert_eq!(world.login.hashes(), before);
+}
+
+// N1, I4
+#[tokio::test]
+async fn a_refused_token_is_known_to_be_wrong_before_anything_is_paid_for_it() {
+    let world = World::new("").await;
+    world.put("ann", false);
+    let forged = SigningKey::new("k").sign(&claims(&world.server.url));
+    let wrong = Wrong::default();
+    let credentials = credentials(Some("x"), Some(&forged));
+    let before = world.login.hashes();
+    let mut login = Box::pin(world.login.authenticate_and_tell(credentials, None, &wrong));
+    while !wrong.is_known() {
+        let answer = futures_util::FutureExt::now_or_never(&mut login);
+        assert!(answer.is_none(), "answered before it was known");
+        // The keys are fetched: who leaves now is not gone.
+        assert!(wrong.is_known() || wrong.is_asked_about());
+        tokio::task::yield_now().await;
+    }
+    assert!(!wrong.is_asked_about());
+    let refused = login.await.unwrap_err();
+    assert_eq!(refused, Refusal::Token(TokenProblem::Signature));
+    assert_eq!(world.login.hashes(), before + 1);
 }

@@ -66,17 +66,42 @@ pub(super) struct Vain {
     pub wrong: Wrong,
 }
 
-/// Whether a password was found to be wrong; set before the answer, which other work may delay.
+/// Whether a password or token was found to be wrong; set before the answer, which other work may delay.
 #[derive(Debug, Clone, Default)]
-pub struct Wrong(Arc<AtomicBool>);
+pub struct Wrong(Arc<Findings>);
+
+#[derive(Debug, Default)]
+struct Findings {
+    is_wrong: AtomicBool,
+    is_asked_about: AtomicBool,
+}
 
 impl Wrong {
     pub fn is_known(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.is_wrong.load(Ordering::Acquire)
     }
 
-    fn tell(&self) {
-        self.0.store(true, Ordering::Release);
+    /// Whether others are being asked about it: that costs what it costs, whoever leaves meanwhile.
+    pub fn is_asked_about(&self) -> bool {
+        self.0.is_asked_about.load(Ordering::Acquire)
+    }
+
+    pub(super) fn tell(&self) {
+        self.0.is_wrong.store(true, Ordering::Release);
+    }
+
+    /// Others are asked about it until what this returns is dropped.
+    pub(crate) fn ask(&self) -> Asking<'_> {
+        self.0.is_asked_about.store(true, Ordering::Release);
+        Asking(self)
+    }
+}
+
+pub(crate) struct Asking<'a>(&'a Wrong);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.0.is_asked_about.store(false, Ordering::Release);
     }
 }
 

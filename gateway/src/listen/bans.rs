@@ -180,9 +180,11 @@ impl Bans {
 
     /// Whether the address is banned or the name refused there by now, whatever [`Self::login`] said before.
     pub fn is_barred(&self, address: IpAddr, name: &str, rules: &Rules, now: Instant) -> bool {
-        if self.is_banned(address, rules, now) {
-            return true;
-        }
+        self.is_banned(address, rules, now) || self.is_refused(address, name, rules, now)
+    }
+
+    /// Whether the name is refused from this address.
+    pub fn is_refused(&self, address: IpAddr, name: &str, rules: &Rules, now: Instant) -> bool {
         if spared(address, rules) {
             return false;
         }

@@ -159,6 +159,19 @@ impl Door {
         bars
     }
 
+    /// Whether a client that is connected may not prove anew who it is as `name`: what others do at its address, and bans of that
+    /// address, are for new connections.
+    pub fn refuses(&self, address: IpAddr, name: &str) -> bool {
+        let config = self.config.load();
+        let refuses = self
+            .bans
+            .is_refused(address, name, &config.bans, Instant::now());
+        if refuses {
+            self.metrics.logins_barred.add(1);
+        }
+        refuses
+    }
+
     /// A TLS handshake or a first packet failed; not to be called for who left without a word, nor for `acme-tls/1`.
     pub fn failed(&self, address: IpAddr) {
         self.count(address, None);
@@ -418,6 +431,27 @@ mod tests {
         door.ban(address.into(), None);
         assert!(door.bars(address, "neighbour"));
         assert_eq!(door.metrics.logins_barred.get(), 2);
+    }
+
+    // N1
+    #[test]
+    fn a_connected_client_is_refused_for_its_own_failures_and_not_for_those_of_its_neighbours() {
+        let door = door(|config| {
+            config.bans.address_failures = 3;
+            config.bans.name_failures = 2;
+        });
+        let address = IpAddr::from([127, 0, 0, 1]);
+        door.logged_in(address, "mine");
+        for n in 0..3 {
+            door.login_failed(address, &format!("x{n}"));
+        }
+        while door.login(address, "stranger") != Login::Full {}
+        assert!(!door.refuses(address, "mine") && !door.refuses(address, "fresh"));
+        door.ban(address.into(), None);
+        assert!(!door.refuses(address, "mine"));
+        door.login_failed(address, "bad");
+        door.login_failed(address, "bad");
+        assert!(door.refuses(address, "bad"));
     }
 
     #[test]

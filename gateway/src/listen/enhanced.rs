@@ -11,12 +11,11 @@ use tokio::{
 
 use super::{
     Context,
-    bans::Login,
     greeting::{READ, Rejected},
     noted,
 };
 use crate::{
-    auth::{Credentials, Refusal},
+    auth::{Certificate, Credentials, Principal, Refusal, Wrong},
     mqtt::{self, Auth, Connect, Decoder, Packet, PeerLimits, ReasonCode, Reply, Version},
     session::{connection::Ending, session::Session},
 };
@@ -123,19 +122,11 @@ pub(super) async fn renew(
     };
     let (door, authenticator) = (&context.door, &context.authenticator);
     let name = authenticator.name_of_token(&token);
-    if let Login::Refused | Login::Full = door.login(address, &name) {
-        return refused("too many failed logins from this address");
+    if door.refuses(address, &name) {
+        return refused("too many failed logins of this name from this address");
     }
-    let credentials = Credentials {
-        username: None,
-        password: None,
-        certificate: before.certificate.as_ref(),
-    };
     let _waiting = context.metrics.logins_waiting.during();
-    match authenticator
-        .authenticate_by_token(&token, &credentials)
-        .await
-    {
+    match verify(context, token, before.certificate.clone(), address, &name).await {
         Ok(principal) if principal.is_same(&before) => {
             context
                 .registry
@@ -156,10 +147,35 @@ pub(super) async fn renew(
             noted::renewal(context, &session, &before, address, Err(why));
             Err(Ending::fault(ReasonCode::ServerBusy, why))
         }
-        Err(refusal) => {
-            context.metrics.logins_failed.add(1);
-            door.login_failed(address, &name);
-            refused(refusal.words())
-        }
+        Err(refusal) => refused(refusal.words()),
     }
+}
+
+/// Who presents this token? Failures count although the client does not wait for the answer.
+async fn verify(
+    context: &Context,
+    token: Bytes,
+    certificate: Option<Arc<Certificate>>,
+    address: IpAddr,
+    name: &str,
+) -> Result<Principal, Refusal> {
+    let (authenticator, door) = (context.authenticator.clone(), context.door.clone());
+    let (metrics, name) = (context.metrics.clone(), name.to_owned());
+    let verified = tokio::spawn(async move {
+        let credentials = Credentials {
+            username: None,
+            password: None,
+            certificate: certificate.as_ref(),
+        };
+        // Nobody asks this one for more than the answer.
+        let wrong = Wrong::default();
+        let verified = authenticator.authenticate_by_token(&token, &credentials, None, &wrong);
+        let verified = verified.await;
+        if !matches!(verified, Ok(_) | Err(Refusal::Busy | Refusal::Unavailable)) {
+            metrics.logins_failed.add(1);
+            door.login_failed(address, &name);
+        }
+        verified
+    });
+    verified.await.unwrap_or(Err(Refusal::Unavailable))
 }

@@ -1,6 +1,6 @@
 //! The first packet: CONNECT, read under a deadline and a small cap, checked, answered.
 
-use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, net::IpAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
@@ -97,7 +97,7 @@ where
     // I3: however long this takes, it does not count against the deadline for CONNECT.
     let certificate = client.as_ref();
     let name = counted_name(&connect, token.as_ref().ok(), context, certificate);
-    let mut problem = None;
+    let (mut problem, wrong) = (None, Wrong::default());
     let principal = match token {
         Ok(token) => {
             let login = Attempt {
@@ -106,9 +106,19 @@ where
                 client: certificate,
                 address,
                 name: &name,
+                wrong: &wrong,
             };
             let principal = authenticate(login, context, &mut problem);
-            while_present(stream, &mut rest, principal).await?
+            match while_present(stream, &mut rest, principal, &wrong).await? {
+                Answer::Present(principal) => principal,
+                Answer::Left(answer) => {
+                    if let Err(refused) = answer {
+                        let why = problem.map_or(refused.1, TokenProblem::words);
+                        noted::kept_out(context, &connect, &name, address, (refused.0, why));
+                    }
+                    return Err(Rejected::Left);
+                }
+            }
         }
         Err(refused) => Err(refused),
     };
@@ -252,24 +262,46 @@ async fn admit(
     })
 }
 
+/// What came of a login, and whether its client waited for it.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer<T> {
+    Present(T),
+    Left(T),
+}
+
 /// Does `work` as long as the client is there: who leaves gives its place in a queue back. What it sends meanwhile is
 /// kept, within bounds.
+///
+/// A question to an issuer cannot be taken back: whoever leaves it behind keeps its place until it is answered, and the answer
+/// counts. Otherwise a stranger that never waits would ask as often as it likes (I4, N1).
 async fn while_present<S: AsyncRead + Unpin, T>(
     stream: &mut S,
     rest: &mut BytesMut,
     work: impl Future<Output = T>,
-) -> Result<T, Rejected> {
+    wrong: &Wrong,
+) -> Result<Answer<T>, Rejected> {
     let mut work = pin!(work);
     while rest.len() < EARLY_MAX {
-        tokio::select! {
+        let read = tokio::select! {
             biased;
-            done = &mut work => return Ok(done),
-            read = stream.read_buf(rest) => if read? == 0 {
-                return Err(Rejected::Left);
-            },
+            done = &mut work => return Ok(Answer::Present(done)),
+            read = stream.read_buf(rest) => read,
+        };
+        if !matches!(read, Ok(0) | Err(_)) {
+            continue;
         }
+        let answered = poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if wrong.is_asked_about() => Poll::Pending,
+            Poll::Pending => Poll::Ready(None),
+        });
+        return match (answered.await, read) {
+            (Some(done), _) => Ok(Answer::Left(done)),
+            (None, Err(error)) => Err(error.into()),
+            (None, Ok(_)) => Err(Rejected::Left),
+        };
     }
-    Ok(work.await)
+    Ok(Answer::Present(work.await))
 }
 
 /// Bytes behind CONNECT that are read before it is answered.
@@ -281,7 +313,7 @@ struct Guess<'a> {
     connect: &'a Connect,
     address: IpAddr,
     name: &'a str,
-    wrong: Wrong,
+    wrong: &'a Wrong,
     is_counted: bool,
 }
 
@@ -319,6 +351,7 @@ struct Attempt<'a> {
     address: IpAddr,
     /// Under which it is counted.
     name: &'a str,
+    wrong: &'a Wrong,
 }
 
 /// Failures of others at the same address are not this one's. Never a token.
@@ -361,6 +394,7 @@ async fn authenticate(
         client,
         address,
         name,
+        wrong,
     } = attempt;
     let _waiting = context.metrics.logins_waiting.during();
     let (door, metrics) = (&context.door, &context.metrics);
@@ -382,19 +416,18 @@ async fn authenticate(
         connect,
         address,
         name,
-        wrong: Wrong::default(),
+        wrong,
         is_counted: false,
     };
     let authenticator = &context.authenticator;
     let authenticated = match &token {
         Some(token) => {
-            authenticator
-                .authenticate_by_token(token, &credentials)
-                .await
+            let login =
+                authenticator.authenticate_by_token(token, &credentials, Some(origin), wrong);
+            login.await
         }
         None => {
-            let login =
-                authenticator.authenticate_and_tell(credentials, Some(origin), &guess.wrong);
+            let login = authenticator.authenticate_and_tell(credentials, Some(origin), wrong);
             login.await
         }
     };
@@ -520,5 +553,51 @@ async fn refuse<S: AsyncWrite + Unpin>(
             stream.shutdown().await
         };
         let _ = tokio::time::timeout(super::LINGER, farewell).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    // I4, N1
+    #[tokio::test]
+    async fn who_leaves_a_question_behind_keeps_its_place_until_the_answer_counts() {
+        let wrong = Wrong::default();
+        let (answer, answered) = oneshot::channel();
+        let (mut stream, client) = tokio::io::duplex(64);
+        let mut rest = BytesMut::new();
+        let work = async {
+            let asking = wrong.ask();
+            let answer = answered.await;
+            drop(asking);
+            answer
+        };
+        let mut login = Box::pin(while_present(&mut stream, &mut rest, work, &wrong));
+        assert!((&mut login).now_or_never().is_none());
+        drop(client);
+        assert!((&mut login).now_or_never().is_none(), "it is asked about");
+        answer.send("inactive").unwrap();
+        let left = login.await.unwrap();
+        assert_eq!(left, Answer::Left(Ok("inactive")));
+    }
+
+    // I3
+    #[tokio::test]
+    async fn who_leaves_a_queue_gives_its_place_back() {
+        let wrong = Wrong::default();
+        let (mut stream, client) = tokio::io::duplex(64);
+        drop(client);
+        let mut rest = BytesMut::new();
+        let work = async {
+            // Asked about, and in the queue of passwords then.
+            drop(wrong.ask());
+            std::future::pending::<()>().await
+        };
+        let left = while_present(&mut stream, &mut rest, work, &wrong).await;
+        assert!(matches!(left, Err(Rejected::Left)));
     }
 }

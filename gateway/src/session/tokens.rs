@@ -105,7 +105,8 @@ impl Registry {
             Ok(now) if now.is_same(before) => self.take_over_login(session, now).await,
             Err(Refusal::Token(TokenProblem::Expired)) => self.expire_token(session, before),
             // Sessions stay until their tokens end: its silence is no statement.
-            Err(Refusal::Unavailable | Refusal::Busy) => {
+            Err(refusal @ (Refusal::Unavailable | Refusal::Busy)) => {
+                login.put_off(refusal == Refusal::Busy);
                 let wait = login.retry(before.expires_at);
                 self.agenda.add(session, Due::Token, wait);
             }

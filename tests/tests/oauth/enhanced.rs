@@ -5,6 +5,7 @@ use postern_tests::peer::{Tool, peers_dir};
 use postern_tests::property::write_properties;
 use postern_tests::{Client, Connect, Gateway, Packet, Property};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::world::*;
 
@@ -141,4 +142,34 @@ async fn re_authentication_out_of_turn_is_a_protocol_error() {
         0x82,
         "it did not begin with enhanced authentication"
     );
+}
+
+// N1
+#[tokio::test]
+async fn strangers_at_its_address_keep_no_connected_client_from_its_fresh_token() {
+    let issuer = Issuer::start().await;
+    let gateway = gateway(&issuer, "[bans]\naddress_failures = 2\n").await;
+    let mut client = connected(&gateway, &issuer.token("jwt").await).await;
+    let fresh = issuer.token("jwt").await;
+    let stranger = |n: u32| Connect::v5("x").user(&format!("name-{n}"), "wrong");
+    for n in 0..2 {
+        let refused = knock(&gateway, &stranger(n)).await;
+        assert_eq!(refused.connack.code, 0x86);
+    }
+    // The address is throttled: so many wait for their turn that the last one may not.
+    let mut waiting = JoinSet::new();
+    for n in 2..16 {
+        let (mut one, connect) = (gateway.open().await, stranger(n));
+        waiting.spawn(async move {
+            one.connect(&connect).await;
+            one.connack.code
+        });
+    }
+    let mut next = async || waiting.join_next().await.expect("one is refused");
+    while next().await.expect("an answer") != 0x9F {}
+    renew(&mut client, &fresh).await;
+    // A new connection with a fresh token is no stranger's either.
+    let again = issuer.token("jwt").await;
+    let back = knock(&gateway, &with_token(Connect::v5("back"), &again)).await;
+    assert_eq!(back.connack.code, 0);
 }

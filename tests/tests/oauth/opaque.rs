@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use postern_tests::client::tcp;
 use postern_tests::packet::Will;
 use postern_tests::{Connect, Publish};
+use tokio::io::AsyncWriteExt;
 
 use crate::world::*;
 
@@ -154,4 +156,21 @@ async fn an_opaque_token_works_in_the_user_name_and_by_the_device_flow_and_ends_
         "a presented token is in the log"
     );
     assert!(!log.contains("gw-secret"));
+}
+
+// I4, N1
+#[tokio::test]
+async fn a_stranger_that_never_waits_for_an_answer_is_banned_all_the_same() {
+    let issuer = Issuer::start().await;
+    let rules = "[bans]\naddress_failures = 5\n";
+    let (gateway, _dir) = asking_gateway(&issuer, rules).await;
+    let mut gone = Vec::new();
+    for n in 0..8 {
+        let mut stream = tcp(None, gateway.addresses.mqtt).await;
+        let connect = Connect::v5("x").user(&format!("name-{n}"), &format!("made-up-{n}"));
+        stream.write_all(&connect.bytes()).await.expect("it reads");
+        stream.shutdown().await.expect("half of it");
+        gone.push(stream);
+    }
+    logged(&gateway, "banned: too many failures").await;
 }

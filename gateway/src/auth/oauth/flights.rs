@@ -22,6 +22,8 @@ pub(super) struct Flights<K, T: Clone> {
 pub(super) enum Lost {
     /// As many questions as may be are under way.
     Full,
+    /// The question was not begun.
+    NotBegun,
     /// The one who asked died.
     Died,
 }
@@ -39,9 +41,14 @@ where
         }
     }
 
-    /// The answer about `key`: of the question under way, or of `question`, which goes on even if nobody waits for it any
-    /// more.
-    pub async fn join<F>(&self, key: K, question: F) -> Result<T, Lost>
+    /// The answer about `key`: of the question under way, or of the one that `begin` gives, which goes on even if nobody waits
+    /// for it any more. `begin` is asked only where there is room, `kept` places being left to others; it must not block.
+    pub async fn join<F>(
+        &self,
+        key: K,
+        kept: usize,
+        begin: impl FnOnce() -> Option<F>,
+    ) -> Result<T, Lost>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -49,8 +56,9 @@ where
             let mut under_way = self.under_way.lock();
             match under_way.get(&key) {
                 Some(flight) => flight.clone(),
-                None if under_way.len() >= self.most => return Err(Lost::Full),
+                None if under_way.len() + kept >= self.most => return Err(Lost::Full),
                 None => {
+                    let question = begin().ok_or(Lost::NotBegun)?;
                     let landing = Landing {
                         under_way: self.under_way.clone(),
                         key,
@@ -68,6 +76,7 @@ where
         flight.await.ok_or(Lost::Died)
     }
 
+    #[cfg(test)]
     pub fn is_under_way(&self, key: &K) -> bool {
         self.under_way.lock().contains_key(key)
     }
@@ -108,7 +117,7 @@ mod tests {
                     let _ = gate.acquire().await;
                     number
                 };
-                flights.join(key, question).await
+                flights.join(key, 0, || Some(question)).await
             })
         };
         let waiting: Vec<_> = (0..50).map(|_| ask(1)).collect();
@@ -133,11 +142,45 @@ mod tests {
         assert_eq!(ask(1).await.unwrap(), Ok(2), "what is over is asked anew");
     }
 
+    // I4
+    #[tokio::test]
+    async fn some_places_are_left_to_others_and_without_one_nothing_is_begun() {
+        let flights = Arc::new(Flights::<u8, u32>::new(3));
+        let gate = Arc::new(Semaphore::new(0));
+        let begun = AtomicU32::new(0);
+        let ask = |key: u8, kept: usize| {
+            flights.join(key, kept, || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let gate = gate.clone();
+                Some(async move { gate.acquire().await.map_or(0, |_| 1) })
+            })
+        };
+        let mut waiting: Vec<_> = [ask(1, 1), ask(2, 1)].into_iter().map(Box::pin).collect();
+        for one in &mut waiting {
+            assert!(one.now_or_never().is_none());
+        }
+        assert_eq!(ask(3, 1).await, Err(Lost::Full));
+        assert_eq!(begun.load(Ordering::SeqCst), 2, "it costs nothing");
+        let mut kept = Box::pin(ask(3, 0));
+        assert!((&mut kept).now_or_never().is_none(), "there is a place");
+        assert_eq!(ask(4, 0).await, Err(Lost::Full));
+        gate.add_permits(10);
+        assert_eq!(kept.await, Ok(1));
+        let never = || None::<std::future::Ready<u32>>;
+        while flights.is_under_way(&1) || flights.is_under_way(&2) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(flights.join(5, 0, never).await, Err(Lost::NotBegun));
+        assert!(!flights.is_under_way(&5));
+    }
+
     #[tokio::test]
     async fn a_question_that_dies_is_over() {
         let flights = Flights::<u8, u32>::new(1);
-        let died = flights.join(1, async { panic!("a test") }).await;
+        let died = flights
+            .join(1, 0, || Some(async { panic!("a test") }))
+            .await;
         assert_eq!(died, Err(Lost::Died));
-        assert_eq!(flights.join(2, async { 7 }).await, Ok(7));
+        assert_eq!(flights.join(2, 0, || Some(async { 7 })).await, Ok(7));
     }
 }

@@ -21,16 +21,20 @@ use super::claims::Claims;
 use super::discovery::Endpoints;
 use super::flights::{Flights, Lost};
 use super::limiter::Limiter;
+use super::origins::{Origins, Share};
 use super::status::Status;
 use super::token::Token;
 use super::transport::{Failed, Transport};
-use super::{TokenProblem, TokenRefusal};
+use super::{Asker, TokenProblem, TokenRefusal};
 use crate::metrics::Metrics;
 
 /// The part of the questions that is kept for clients that are connected, whatever strangers present.
 const KEPT: f64 = 0.25;
-/// Questions under way at once.
+/// Questions under way at once, and how many of these places are kept in the same way.
 const UNDER_WAY_MAX: usize = 64;
+const UNDER_WAY_KEPT: usize = 16;
+/// Questions under way for logins from one address.
+const UNDER_WAY_ORIGIN_MAX: usize = 8;
 /// A token that does not count will hardly count later; but it is forgotten soon, to make room.
 const INACTIVE_MAX: Duration = Duration::from_secs(60);
 
@@ -42,6 +46,7 @@ pub(super) struct Introspection {
     found: ArcSwapOption<(String, Instant)>,
     limiter: Limiter,
     flights: Flights<[u8; 32], Outcome>,
+    origins: Origins,
     answers: Mutex<Answers>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
@@ -56,6 +61,8 @@ pub(super) struct Settings {
     pub client_id: String,
     pub client_secret: ClientSecret,
     pub revalidate_every: Duration,
+    /// How long who is connected waits for a permit to ask.
+    pub patience: Duration,
     pub requests_per_second: u32,
     /// Answers that are remembered.
     pub answers: usize,
@@ -87,6 +94,7 @@ impl Introspection {
             found: ArcSwapOption::empty(),
             limiter: Limiter::new(rate, rate),
             flights: Flights::new(UNDER_WAY_MAX),
+            origins: Origins::new(UNDER_WAY_ORIGIN_MAX),
             answers: Mutex::new(Answers::new(settings.answers)),
             status,
             metrics,
@@ -99,20 +107,19 @@ impl Introspection {
         self.found.store(before.found.load_full());
     }
 
-    /// The claims of a token, asked for no earlier than `since`. Waits for a permit to ask for up to `patience`; without any,
-    /// permits that are kept for those who wait are not taken.
+    /// The claims of a token, asked for no earlier than `since`.
     pub async fn look_up(
         self: &Arc<Self>,
         token: &Token,
         since: Option<Instant>,
-        patience: Duration,
+        asker: Asker,
     ) -> Result<(Arc<Claims>, Instant), TokenRefusal> {
         let digest = token.digest();
         let known = self.answers.lock().find(&digest, Instant::now());
         let known = known.filter(|known| since.is_none_or(|since| known.at >= since));
         let answer = match known {
             Some(known) => known,
-            None => self.ask(token, digest, patience).await?,
+            None => self.ask(token, digest, asker).await?,
         };
         match answer.claims {
             Some(claims) => Ok((claims, answer.at)),
@@ -124,18 +131,23 @@ impl Introspection {
         self: &Arc<Self>,
         token: &Token,
         digest: [u8; 32],
-        patience: Duration,
+        asker: Asker,
     ) -> Result<Answer, TokenRefusal> {
-        if !self.flights.is_under_way(&digest) {
-            let kept = if patience.is_zero() { KEPT } else { 0.0 };
-            let wait = self.limiter.reserve(Instant::now(), patience, kept);
-            let wait = wait.ok_or(TokenRefusal::Busy)?;
+        let patience = match asker {
+            Asker::Stranger(_) => Duration::ZERO,
+            Asker::Member | Asker::Gateway => self.settings.patience,
+        };
+        let (kept, kept_places) = match asker {
+            Asker::Stranger(_) | Asker::Member => (KEPT, UNDER_WAY_KEPT),
+            Asker::Gateway => (0.0, 0),
+        };
+        let (this, token) = (self.clone(), token.clone());
+        let question = |wait: Duration, share: Option<Share>| async move {
+            // Until the end, also of a question whose client left.
+            let _share = share;
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-        }
-        let (this, token) = (self.clone(), token.clone());
-        let question = async move {
             let at = Instant::now();
             this.metrics.token_lookups.add(1);
             match this.request(&token).await {
@@ -151,9 +163,18 @@ impl Introspection {
                 }
             }
         };
-        match self.flights.join(digest, question).await {
+        // A permit is taken only where there is a place.
+        let begin = || {
+            let share = match asker {
+                Asker::Stranger(origin) => Some(self.origins.enter(origin)?),
+                Asker::Member | Asker::Gateway => None,
+            };
+            let wait = self.limiter.reserve(Instant::now(), patience, kept)?;
+            Some(question(wait, share))
+        };
+        match self.flights.join(digest, kept_places, begin).await {
             Ok(answer) => answer.ok_or(TokenRefusal::Unavailable),
-            Err(Lost::Full) => Err(TokenRefusal::Busy),
+            Err(Lost::Full | Lost::NotBegun) => Err(TokenRefusal::Busy),
             Err(Lost::Died) => Err(TokenRefusal::Unavailable),
         }
     }

@@ -1,7 +1,7 @@
 //! One issuer: is this token one of its tokens, and who is its bearer?
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use broker_config::{Issuer as Config, Mode, UserName};
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
@@ -17,7 +17,7 @@ use super::scopes::scopes;
 use super::status::Status;
 use super::token::Token;
 use super::transport::Transport;
-use super::{Claimed, OAuthError, TokenProblem, TokenRefusal, file};
+use super::{Asker, Claimed, OAuthError, TokenProblem, TokenRefusal, file};
 use crate::auth::{Principal, check_user_name};
 use crate::metrics::Metrics;
 
@@ -138,6 +138,7 @@ impl Issuer {
         &self,
         token: &Token,
         claimed: Claimed<'_>,
+        asker: Asker,
     ) -> Result<Principal, TokenRefusal> {
         match &self.source {
             Source::Fixed(_) | Source::Published(_) => {
@@ -146,8 +147,7 @@ impl Issuer {
                 Ok(self.principal(&claims, claimed, login)?)
             }
             Source::Introspection(introspection) => {
-                self.ask(introspection, token, claimed, None, Duration::ZERO)
-                    .await
+                self.ask(introspection, token, claimed, None, asker).await
             }
         }
     }
@@ -160,8 +160,8 @@ impl Issuer {
             return Err(TokenProblem::Inactive.into());
         };
         let since = login.fresh_since();
-        let patience = self.config.timeout;
-        self.ask(introspection, token, Claimed::Unasked, since, patience)
+        let claimed = Claimed::Unasked;
+        self.ask(introspection, token, claimed, since, Asker::Gateway)
             .await
     }
 
@@ -171,9 +171,9 @@ impl Issuer {
         token: &Token,
         claimed: Claimed<'_>,
         since: Option<Instant>,
-        patience: Duration,
+        asker: Asker,
     ) -> Result<Principal, TokenRefusal> {
-        let (claims, at) = introspection.look_up(token, since, patience).await?;
+        let (claims, at) = introspection.look_up(token, since, asker).await?;
         if claims
             .issuer()
             .is_some_and(|issuer| *issuer != *self.config.issuer)
@@ -322,6 +322,7 @@ fn introspection(name: &str, config: &Config) -> Result<Settings, OAuthError> {
         client_id: config.client_id.clone().unwrap_or_default(),
         client_secret: ClientSecret::new(secret),
         revalidate_every: config.revalidate_every,
+        patience: config.timeout,
         requests_per_second: config.max_requests_per_second,
         answers: config.token_cache,
         claims: [&config.name_claim, &config.scope_claim]

@@ -95,9 +95,6 @@ impl Jwks {
 
     /// Fetches the keys, unless that was done too often; who comes while that goes on waits for it.
     pub async fn refresh(self: &Arc<Self>) {
-        if !self.flights.is_under_way(&()) && !self.limiter.take(Instant::now()) {
-            return;
-        }
         let this = self.clone();
         let fetch = async move {
             let fetched = this.fetch().await;
@@ -110,8 +107,9 @@ impl Jwks {
                 Err(Failed(why)) => this.status.fails(&why),
             }
         };
+        let begin = || self.limiter.take(Instant::now()).then_some(fetch);
         // Whatever came of it, the keys tell.
-        let _ = self.flights.join((), fetch).await;
+        let _ = self.flights.join((), 0, begin).await;
     }
 
     async fn fetch(&self) -> Result<Keys, Failed> {

@@ -1,6 +1,7 @@
 //! A login by token, for as long as its client is connected: when does it end, and when is its issuer to be asked again?
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::token::Token;
@@ -20,6 +21,8 @@ struct Asked {
     token: Token,
     at: Instant,
     every: Duration,
+    /// The last time it was to be asked, we had too much to ask.
+    is_put_off: AtomicBool,
 }
 
 /// What is to be done about a login.
@@ -49,7 +52,12 @@ impl TokenLogin {
     ) -> TokenLogin {
         TokenLogin {
             issuer,
-            asked: Some(Asked { token, at, every }),
+            asked: Some(Asked {
+                token,
+                at,
+                every,
+                is_put_off: AtomicBool::new(false),
+            }),
         }
     }
 
@@ -69,7 +77,8 @@ impl TokenLogin {
 
     /// What is due for a login that ends at `expires_at`. It is asked again between half and three quarters of the interval,
     /// spread by `spread`, so that a revocation is seen within the interval and not everybody is asked about at once. A token
-    /// without an end counts only as long as its issuer stands by it (I4).
+    /// without an end counts only as long as its issuer stands by it (I4): for one interval, or two if it was not asked because
+    /// of [`Self::put_off`].
     pub fn next(&self, expires_at: Option<SystemTime>, spread: u64) -> Next {
         let left = expires_at.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
         if left == Some(Duration::ZERO) {
@@ -79,7 +88,8 @@ impl TokenLogin {
             return Next::Wait(left.unwrap_or(Duration::MAX));
         };
         let age = asked.at.elapsed();
-        if left.is_none() && age >= asked.every {
+        let intervals = 1 + u32::from(asked.is_put_off.load(Relaxed));
+        if left.is_none() && age >= asked.every * intervals {
             return Next::Expired;
         }
         // The high bits of a product with an odd number spread well.
@@ -88,6 +98,13 @@ impl TokenLogin {
         match ask_at.checked_sub(age) {
             Some(wait) if !wait.is_zero() => Next::Wait(left.map_or(wait, |left| left.min(wait))),
             _ => Next::Ask,
+        }
+    }
+
+    /// Notes whether its issuer could not be asked because there was too much to ask: that is no silence of the issuer.
+    pub fn put_off(&self, is_put_off: bool) {
+        if let Some(asked) = &self.asked {
+            asked.is_put_off.store(is_put_off, Relaxed);
         }
     }
 
@@ -140,6 +157,14 @@ mod tests {
             Next::Expired,
             "without an end"
         );
+        let late = asked(150 * second, every);
+        late.put_off(true);
+        assert_eq!(late.next(None, 1), Next::Ask, "nobody asked");
+        late.put_off(false);
+        assert_eq!(late.next(None, 1), Next::Expired, "no answer");
+        let late = asked(200 * second, every);
+        late.put_off(true);
+        assert_eq!(late.next(None, 1), Next::Expired, "for ever is too long");
     }
 
     #[test]

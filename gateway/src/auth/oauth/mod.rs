@@ -16,6 +16,7 @@ mod jwks;
 mod keys;
 mod limiter;
 mod login;
+mod origins;
 mod scopes;
 mod status;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod token;
 mod transport;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,6 +39,7 @@ pub(super) use token::{label, looks_like_jwt};
 
 use super::Principal;
 use crate::metrics::Metrics;
+use claims::Claims;
 use issuer::Issuer;
 
 /// Why an issuer of the configuration cannot be used.
@@ -121,6 +124,17 @@ pub enum Claimed<'a> {
     Nothing,
     /// A user name is not expected.
     Unasked,
+}
+
+/// On whose behalf an issuer is asked about a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// Somebody at this address, or in this network, who wants to log in: asked now or not at all.
+    Stranger(IpAddr),
+    /// A client that is connected, about another token: it may wait for its turn behind strangers.
+    Member,
+    /// The gateway, about a login that goes on: comes before all others.
+    Gateway,
 }
 
 /// The issuers whose tokens are credentials.
@@ -209,9 +223,10 @@ impl Issuers {
         &self,
         token: &Token,
         claimed: Claimed<'_>,
+        asker: Asker,
     ) -> Result<Principal, TokenRefusal> {
         let verified = match self.issuer_of(token) {
-            Some(issuer) => issuer.verify(token, claimed).await,
+            Some(issuer) => issuer.verify(token, claimed, asker).await,
             None => Err(TokenProblem::Issuer.into()),
         };
         match verified {
@@ -228,6 +243,20 @@ impl Issuers {
             Some(issuer) => issuer.verify_again(login).await,
             None => Err(TokenProblem::Issuer.into()),
         }
+    }
+
+    /// What stands for a JWT where failures are counted: a digest of the issuer and the name that it claims, so that a fresh token
+    /// of the same bearer is no stranger's. Nothing of it is believed; it is worth what a user name is worth that is claimed.
+    /// `None`: it claims neither.
+    pub(super) fn label_of_jwt(&self, token: &[u8]) -> Option<String> {
+        let claims = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
+        let claims = Claims::new(claims);
+        let issuer = claims.issuer()?.as_str()?;
+        let all = self.all.load();
+        let known = all.iter().find(|one| one.config().issuer == issuer);
+        let name = known.map_or("sub", |known| &known.config().name_claim);
+        let claimed = serde_json::to_vec(&(issuer, claims.text(name)?)).ok()?;
+        Some(label(&claimed))
     }
 
     fn issuer_of(&self, token: &Token) -> Option<Arc<Issuer>> {

@@ -1,5 +1,6 @@
 //! Tokens against one configured issuer: what gets in, what does not, and what the issuer is asked meanwhile.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,8 +65,18 @@ async fn verify(
     token: &str,
     claimed: Claimed<'_>,
 ) -> Result<Principal, TokenRefusal> {
+    verify_from(1, issuers, token, claimed).await
+}
+
+async fn verify_from(
+    host: u8,
+    issuers: &Issuers,
+    token: &str,
+    claimed: Claimed<'_>,
+) -> Result<Principal, TokenRefusal> {
+    let asker = Asker::Stranger(IpAddr::from([192, 0, 2, host]));
     issuers
-        .verify(&Token::new(token.as_bytes()).unwrap(), claimed)
+        .verify(&Token::new(token.as_bytes()).unwrap(), claimed, asker)
         .await
 }
 
@@ -532,6 +543,82 @@ async fn questions_to_an_issuer_are_limited() {
     }
     assert!(busy >= 10, "{busy}");
     assert!(server.asked("/introspect") <= 10);
+}
+
+// I4
+#[tokio::test]
+async fn strangers_keep_nobody_who_is_connected_from_being_asked_about() {
+    let server = Server::start().await;
+    let (issuers, metrics) = open(&introspection(
+        &server.url,
+        "revalidate_every = \"1s\"\ntimeout = \"10s\"\n",
+    ));
+    server.vouch("t", json!({"active": true, "aud": "mqtt", "sub": "s"}));
+    let login = verify(&issuers, "t", Claimed::Unasked).await.unwrap();
+    let login = login.token.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.delay(Duration::from_secs(5));
+    // All of them wait for the issuer, and there are permits left: places are what is missing.
+    let strangers: Vec<_> = (0..80)
+        .map(|n| {
+            let issuers = issuers.clone();
+            tokio::spawn(async move {
+                let token = format!("t{n}");
+                verify_from(n / 8, &issuers, &token, Claimed::Unasked).await
+            })
+        })
+        .collect();
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while metrics.tokens_refused.get() < 32 || server.asked("/introspect") < 49 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{} were refused, {} asked about",
+            metrics.tokens_refused.get(),
+            server.asked("/introspect")
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    server.delay(Duration::ZERO);
+    assert!(issuers.verify_again(&login).await.is_ok());
+    assert_eq!(metrics.tokens_refused.get(), 32, "they wait still");
+    for one in strangers {
+        one.abort();
+    }
+}
+
+// I4, N1
+#[tokio::test]
+async fn one_address_has_a_few_questions_at_once_and_keeps_them_when_it_leaves() {
+    let server = Server::start().await;
+    let (issuers, metrics) = open(&introspection(&server.url, "timeout = \"10s\"\n"));
+    server.vouch("good", json!({"active": true, "aud": "mqtt", "sub": "s"}));
+    let known = verify_from(1, &issuers, "known", Claimed::Unasked).await;
+    assert_eq!(problem(known), TokenProblem::Inactive);
+    server.delay(Duration::from_secs(5));
+    let mut left = Vec::new();
+    for n in 0..8 {
+        let issuers = issuers.clone();
+        left.push(tokio::spawn(async move {
+            verify_from(1, &issuers, &format!("made-up-{n}"), Claimed::Unasked).await
+        }));
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while server.asked("/introspect") < 9 {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for one in left {
+        one.abort();
+    }
+    server.delay(Duration::ZERO);
+    let before = metrics.token_lookups.get();
+    let refused = verify_from(1, &issuers, "good", Claimed::Unasked).await;
+    assert_eq!(refused.unwrap_err(), TokenRefusal::Busy);
+    assert_eq!(metrics.token_lookups.get(), before, "nobody was asked");
+    let known = verify_from(1, &issuers, "known", Claimed::Unasked).await;
+    assert_eq!(problem(known), TokenProblem::Inactive, "no question");
+    let neighbour = verify_from(2, &issuers, "good", Claimed::Unasked).await;
+    assert!(neighbour.is_ok());
 }
 
 #[tokio::test]

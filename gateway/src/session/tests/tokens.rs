@@ -9,7 +9,9 @@ use serde_json::json;
 
 use crate::{
     acl::{Action, Effect, Policy},
-    auth::{Authenticator, Issuers, Principal, SecretKey, Settings, Users, oauth::testing::*},
+    auth::{
+        Authenticator, Issuers, Principal, SecretKey, Settings, Users, Wrong, oauth::testing::*,
+    },
     mqtt::{Connect, Qos, ReasonCode},
     session::{Agenda, testing::*},
 };
@@ -49,9 +51,9 @@ impl Trust {
             password: None,
             certificate: None,
         };
-        let login = self
-            .authenticator
-            .authenticate_by_token(token.as_bytes(), &credentials);
+        let (wrong, authenticator) = (Wrong::default(), &self.authenticator);
+        let login =
+            authenticator.authenticate_by_token(token.as_bytes(), &credentials, None, &wrong);
         login.await.unwrap()
     }
 
