@@ -1,6 +1,7 @@
 //! Logins by token: their ends, and what follows (P3, I4).
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -18,25 +19,31 @@ use crate::{
 struct Trust {
     server: Server,
     authenticator: Arc<Authenticator>,
+    issuers: Arc<Issuers>,
     _dir: tempfile::TempDir,
 }
 
 impl Trust {
     async fn new(world: &World) -> Trust {
+        Trust::with(world, "revalidate_every = \"1s\"\n").await
+    }
+
+    async fn with(world: &World, more: &str) -> Trust {
         let server = Server::start().await;
-        let config = introspection(&server.url, "revalidate_every = \"1s\"\n");
+        let config = introspection(&server.url, more);
         let issuers = Issuers::open(&config.oauth, world.metrics.clone()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let key = Arc::new(SecretKey::open(dir.path(), None).unwrap());
         let users = Arc::new(Users::default());
         let authenticator = Authenticator::new(users, key, Settings::default()).unwrap();
         let authenticator = Arc::new(authenticator);
-        authenticator.attach_issuers(issuers);
+        authenticator.attach_issuers(issuers.clone());
         world.registry.attach_authenticator(authenticator.clone());
         tokio::spawn(Agenda::run(world.registry.clone()));
         Trust {
             server,
             authenticator,
+            issuers,
             _dir: dir,
         }
     }
@@ -53,6 +60,10 @@ impl Trust {
             .authenticator
             .authenticate_by_token(token.as_bytes(), &credentials);
         login.await.unwrap()
+    }
+
+    fn install(&self, issuers: &BTreeMap<String, broker_config::Issuer>) {
+        self.issuers.install(self.issuers.prepare(issuers).unwrap());
     }
 
     fn vouch(&self, token: &str, more: serde_json::Value) {
@@ -224,4 +235,65 @@ async fn the_scopes_of_the_last_login_are_on_disk() {
     assert!(back.session_present);
     back.receive().await;
     assert_eq!(back.ended_with(), Some(ReasonCode::NotAuthorized));
+}
+
+// P3: while the gateway is down an issuer may be withdrawn; what is on disk says whose word each login was.
+#[tokio::test]
+async fn the_wills_of_a_withdrawn_issuer_are_not_sent_after_a_start_and_sessions_stay() {
+    let world = World::with(|settings| settings.restart_will_grace = Duration::ZERO);
+    let trust = Trust::new(&world).await;
+    let bearer = trust.bearer("t", json!({"exp": now() + 60})).await;
+    for (id, who) in [("token", bearer), ("password", principal("user"))] {
+        let client = world.client_of(with_will(id, 3600), who).await;
+        client.vanish().await;
+    }
+    world.settle().await;
+    let has_will = |world: &World, id| {
+        let session = world.session(id).expect("sessions stay");
+        session.rest().identity.will.is_some()
+    };
+
+    let world = world.crash().await;
+    let attach = |world: &World| {
+        let authenticator = trust.authenticator.clone();
+        world.registry.attach_authenticator(authenticator);
+        world.registry.issuers_changed()
+    };
+    attach(&world);
+    let principal = world.session("token").unwrap().principal();
+    assert!(trust.authenticator.trusts_issuer_of(&principal));
+    let renewed = trust.authenticator.renew((*principal).clone());
+    assert!(renewed.is_some_and(|renewed| renewed.token.is_some()));
+    assert!(has_will(&world, "token"), "it is the same issuer");
+    world.settle().await;
+
+    // Another one by its name.
+    let world = world.crash().await;
+    let config = introspection(&trust.server.url, "realm = \"other\"\n");
+    trust.install(&config.oauth);
+    assert_eq!(attach(&world), 0, "nobody is connected");
+    assert!(!has_will(&world, "token"));
+    assert!(has_will(&world, "password"));
+    world.settle().await;
+    let world = world.crash().await;
+    assert!(!has_will(&world, "token"), "it is gone from the disk too");
+    let principal = world.session("token").unwrap().principal();
+    assert!(trust.authenticator.renew((*principal).clone()).is_some());
+}
+
+// P3
+#[tokio::test]
+async fn a_reload_that_withdraws_an_issuer_takes_the_wills_of_absent_clients_along() {
+    let world = World::new();
+    let trust = Trust::new(&world).await;
+    let bearer = trust.bearer("t", json!({"exp": now() + 60})).await;
+    let away = world.client_of(with_will("away", 60), bearer.clone()).await;
+    away.vanish().await;
+    let mut here = world.client_of(with_will("here", 60), bearer).await;
+    trust.install(&Default::default());
+    assert_eq!(world.registry.issuers_changed(), 1);
+    let away = world.session("away").expect("sessions stay");
+    assert!(away.rest().will.is_none() && away.rest().identity.will.is_none());
+    here.receive().await;
+    assert_eq!(here.ended_with(), Some(ReasonCode::NotAuthorized));
 }
