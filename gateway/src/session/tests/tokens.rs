@@ -12,7 +12,8 @@ use crate::{
     acl::{Action, Effect, Policy},
     auth::{Authenticator, Issuers, Principal, SecretKey, Settings, Users, oauth::testing::*},
     mqtt::{Connect, Qos, ReasonCode},
-    session::{Agenda, testing::*},
+    session::{Agenda, entitlement::Change, testing::*},
+    store::User,
 };
 
 /// An issuer that is asked about tokens every second, and a gateway that asks it.
@@ -64,6 +65,23 @@ impl Trust {
 
     fn install(&self, issuers: &BTreeMap<String, broker_config::Issuer>) {
         self.issuers.install(self.issuers.prepare(issuers).unwrap());
+    }
+
+    /// The account of the client, from now on.
+    fn put(&self, role: &str, disabled: bool) {
+        let user = User {
+            name: "user".into(),
+            credential: self.authenticator.hash_secret("user", "pst_x"),
+            disabled,
+            roles: [role.into()].into(),
+            device: false,
+            created_at: 0,
+            changed_at: 0,
+        };
+        let users = [(user.name.clone(), Arc::new(user))];
+        self.authenticator
+            .users()
+            .replace(users.into_iter().collect());
     }
 
     fn vouch(&self, token: &str, more: serde_json::Value) {
@@ -296,4 +314,80 @@ async fn a_reload_that_withdraws_an_issuer_takes_the_wills_of_absent_clients_alo
     assert!(away.rest().will.is_none() && away.rest().identity.will.is_none());
     here.receive().await;
     assert_eq!(here.ended_with(), Some(ReasonCode::NotAuthorized));
+}
+
+// P4: roles are read when a token is looked at, and the account changes before its session has them.
+#[tokio::test]
+async fn a_role_that_was_taken_away_does_not_come_back_with_a_new_proof() {
+    let world = World::new();
+    let allow = |id, role: &str, filter: &str| crate::acl::Rule {
+        id,
+        effect: Effect::Allow,
+        action: Action::Subscribe,
+        filter: filter.parse().unwrap(),
+        who: crate::acl::Who::Role(role.into()),
+    };
+    let rules = [allow(1, "old", "secret"), allow(2, "new", "open")];
+    world.policy.replace(Policy::new(rules));
+    let trust = Trust::with(&world, "realm = \"local\"\n").await;
+    trust.put("old", false);
+    let end = json!({"exp": now() + 60});
+    let first = trust.bearer("first", end.clone()).await;
+    let mut client = world.client_of(resume("c"), first).await;
+    let proof = trust.bearer("next", end.clone()).await;
+    assert_eq!(*proof.roles, ["old".into()]);
+    trust.put("new", false);
+    let roles = proof.roles.clone();
+    let registry = world.registry.clone();
+    registry
+        .roles_changed("local", "user", ["new".into()].into())
+        .await;
+    let session = world.session("c").unwrap();
+    let (epoch, login) = (session.epoch(), proof.token.clone());
+    registry.renew_login(&session, epoch, proof.clone()).await;
+    let principal = session.principal();
+    assert_eq!(*principal.roles, ["new".into()], "not {roles:?}");
+    let same = std::ptr::eq(
+        principal.token.as_deref().unwrap(),
+        login.as_deref().unwrap(),
+    );
+    assert!(same, "it goes by the new token");
+    assert_eq!(client.subscribe("secret", Qos::AtMostOnce).await, 0x87);
+    assert_eq!(client.subscribe("open", Qos::AtMostOnce).await, 0);
+    // Nor does an account that was disabled meanwhile.
+    trust.put("new", true);
+    registry.renew_login(&session, epoch, proof).await;
+    client.receive().await;
+    assert_eq!(client.ended_with(), Some(ReasonCode::NotAuthorized));
+}
+
+// P4
+#[tokio::test]
+async fn a_change_of_roles_never_brings_an_earlier_login_back() {
+    let world = World::new();
+    let _client = world.client(resume("c")).await;
+    let session = world.session("c").unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let roles = Change::Account(["r".into()].into());
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                session.take_up(&roles);
+            }
+        });
+        for seconds in 0..50_000 {
+            let end = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            let login = Principal {
+                expires_at: end,
+                ..principal("user")
+            };
+            session.take_up(&Change::Login(login));
+            let found = session.principal().expires_at;
+            if found != end {
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            assert_eq!(found, end);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }
