@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{
     acl::{Action, Effect, Policy},
     auth::{Authenticator, Issuers, Principal, SecretKey, Settings, Users, oauth::testing::*},
-    mqtt::{Connect, Qos, ReasonCode},
+    mqtt::{Auth, Connect, Packet, Qos, ReasonCode},
     session::{Agenda, entitlement::Change, testing::*},
     store::User,
 };
@@ -390,4 +390,34 @@ async fn a_change_of_roles_never_brings_an_earlier_login_back() {
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+// B3: a client that proves itself over and over costs others little.
+#[tokio::test]
+async fn a_client_waits_for_its_turn_to_prove_itself_anew() {
+    let world = World::new();
+    let connect = Connect {
+        authentication_method: Some("OAUTH2".into()),
+        ..connect("c")
+    };
+    let mut client = world.client(connect).await;
+    let auth = || {
+        Packet::Auth(Box::new(Auth {
+            reason: ReasonCode::ReAuthenticate,
+            method: Some("OAUTH2".into()),
+            data: Some("token".into()),
+            reason_string: None,
+            user_properties: Vec::new(),
+        }))
+    };
+    let start = Instant::now();
+    let mut waits = Vec::new();
+    for after in [0, 100, 1_500, 60_000] {
+        client.send(auth()).await;
+        let (_, wait) = client
+            .renew(start + Duration::from_millis(after))
+            .expect("it is there");
+        waits.push(wait.as_millis());
+    }
+    assert_eq!(waits, [0, 900, 500, 0]);
 }
