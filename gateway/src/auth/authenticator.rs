@@ -297,9 +297,11 @@ impl Authenticator {
             return settings.allow_anonymous
                 && *principal.roles == [settings.anonymous_role.clone()];
         }
-        if !self.trusts_issuer_of(principal) {
-            return false;
-        }
+        self.trusts_issuer_of(principal) && self.has_account(principal)
+    }
+
+    /// The part of [`Self::is_current`] that is about what we have of the principal ourselves.
+    fn has_account(&self, principal: &Principal) -> bool {
         if principal.realm != self.realm {
             return true;
         }
@@ -332,7 +334,8 @@ impl Authenticator {
         shown.credential == *now || is_ours()
     }
 
-    /// A principal of an earlier time with the roles of today; `None` if it would not be let in any more.
+    /// A principal of an earlier time with the roles of today; `None` if there is nobody any more who could be let in. Whether
+    /// the issuer of its token is trusted is another question: what is left without one is somebody's who may come back.
     pub fn renew(&self, mut principal: Principal) -> Option<Principal> {
         if !principal.anonymous && principal.realm == self.realm {
             match self.users.find(&principal.name) {
@@ -346,7 +349,11 @@ impl Authenticator {
                 None => return None,
             }
         }
-        self.is_current(&principal).then_some(principal)
+        let is_current = match principal.anonymous {
+            true => self.is_current(&principal),
+            false => self.has_account(&principal),
+        };
+        is_current.then_some(principal)
     }
 
     /// The hash under which a new chosen password is to be stored; made in the same bounded pool.

@@ -307,6 +307,66 @@ async fn a_login_is_current_while_its_issuer_is_trusted() {
     assert_eq!(refused.unwrap_err(), Refusal::BadCredentials);
 }
 
+// P3: by the same name in the configuration, another one may be meant.
+#[tokio::test]
+async fn a_login_counts_only_by_the_issuer_that_vouched_for_it_and_for_what_it_vouched() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    let write = |path: &std::path::Path, keys: &[&SigningKey]| {
+        let keys: Vec<_> = keys.iter().map(|key| key.jwk()).collect();
+        std::fs::write(path, json!({ "keys": keys }).to_string()).unwrap();
+    };
+    let world = World::new("").await;
+    let (key, other) = (&world.key, SigningKey::new("other"));
+    write(&keys, &[key]);
+    let issuers = world.login.issuers.get().unwrap();
+    let reload = |more: &str| {
+        let config = config(&world.server.url, more);
+        issuers.install(issuers.prepare(&config.oauth).unwrap());
+    };
+    let file = format!("keys_file = {keys:?}\n");
+    let login = async || {
+        let mut claims = claims(&world.server.url);
+        claims["groups"] = json!("staff");
+        let token = key.sign(&claims);
+        let login = credentials(None, Some(&token));
+        world.login.authenticate(login, None).await.unwrap()
+    };
+    let is_current = |principal: &Principal| world.login.is_current(principal);
+    for (before, other) in [
+        ("", "realm = \"elsewhere\"\n"),
+        ("realm = \"local\"\n", ""),
+        ("", "name_claim = \"groups\"\n"),
+        ("", "algorithms = [\"ES256\"]\n"),
+        ("", "jwks_url = \"https://keys.example.org/\"\n"),
+        ("", &file),
+    ] {
+        world.put("sensor-7", false);
+        reload(before);
+        let principal = login().await;
+        reload(&format!("{before}clock_skew = 0\nkeys_max_age = \"2h\"\n"));
+        assert!(is_current(&principal), "what the next login reads");
+        reload(other);
+        assert!(!is_current(&principal), "{other}");
+        reload(before);
+        assert!(is_current(&principal), "nothing changed after all");
+    }
+    // Compromised keys are replaced: those who came by the old ones go, and nothing else in the configuration differs.
+    reload(&file);
+    let principal = login().await;
+    write(&keys, &[&other]);
+    assert!(is_current(&principal), "not before it is read");
+    reload(&file);
+    assert!(!is_current(&principal));
+    write(&keys, &[key]);
+    reload(&file);
+    assert!(is_current(&principal), "the same keys");
+    let elsewhere = Server::start().await;
+    let config = config(&elsewhere.url, &file);
+    issuers.install(issuers.prepare(&config.oauth).unwrap());
+    assert!(!is_current(&principal), "another `iss`");
+}
+
 #[tokio::test]
 async fn an_issuer_that_does_not_answer_is_no_wrong_password() {
     let world = World::new("").await;

@@ -214,11 +214,14 @@ impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
 
     /// Has a new token of the client verified; true if that is done.
     fn renew(&mut self, cx: &mut Task<'_>, out: &mut BytesMut) -> Result<bool, Ending> {
-        if let Some(token) = self.connection.take_presented() {
+        if let Some((token, wait)) = self.connection.take_presented(Instant::now()) {
             let session = self.connection.session().clone();
             let epoch = self.connection.epoch();
             let renewal = enhanced::renew(self.context, session, epoch, token, self.address);
-            self.renewal = Some(Box::pin(renewal));
+            self.renewal = Some(Box::pin(async move {
+                tokio::time::sleep(wait).await;
+                renewal.await
+            }));
         }
         let Some(renewal) = &mut self.renewal else {
             return Ok(false);

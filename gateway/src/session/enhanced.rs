@@ -1,16 +1,24 @@
 //! Re-authentication (MQTT 5 section 4.12.1): a client whose CONNECT named an authentication method may prove anew who it is,
 //! without disconnecting. What is presented is verified by others; here is only the order of the packets.
 
+use std::time::{Duration, Instant};
+
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 
 use super::connection::{Connection, Ending};
 use crate::mqtt::{Auth, Connect, ReasonCode, Reply};
 
+/// Between two proofs of one connection: each may change what its client may, of which everybody else pays a part. A client
+/// whose token is fresh has no use for another one so soon.
+const PACE: Duration = Duration::from_secs(1);
+
 /// The exchange of one connection.
 pub(super) struct Enhanced {
     method: ByteString,
     step: Step,
+    /// When the last proof was looked at, or will be.
+    last: Option<Instant>,
 }
 
 enum Step {
@@ -31,6 +39,7 @@ impl Enhanced {
             // A copy: it is a slice of the buffer that held CONNECT.
             method: method.into(),
             step: Step::Idle,
+            last: None,
         }))
     }
 
@@ -73,11 +82,15 @@ impl Connection {
         Ok(())
     }
 
-    /// What the client presents to prove anew who it is; each once.
-    pub fn take_presented(&mut self) -> Option<Bytes> {
+    /// What the client presents to prove anew who it is; each once, and how long it has to wait for its turn.
+    pub fn take_presented(&mut self, now: Instant) -> Option<(Bytes, Duration)> {
         let enhanced = self.enhanced.as_mut()?;
         match std::mem::replace(&mut enhanced.step, Step::Taken) {
-            Step::Presented(data) => Some(data),
+            Step::Presented(data) => {
+                let turn = enhanced.last.map_or(now, |last| now.max(last + PACE));
+                enhanced.last = Some(turn);
+                Some((data, turn - now))
+            }
             other => {
                 enhanced.step = other;
                 None

@@ -8,6 +8,7 @@ use std::{
 use bytestring::ByteString;
 
 use super::{
+    entitlement::Change,
     mailbox::Notice,
     registry::Registry,
     session::{Lost, Session},
@@ -33,12 +34,8 @@ impl Registry {
     /// The roles of a principal changed.
     pub async fn roles_changed(self: &Arc<Self>, realm: &str, name: &str, roles: Arc<[Arc<str>]>) {
         for session in self.of(realm, name) {
-            let principal = Principal {
-                roles: roles.clone(),
-                account: true,
-                ..(*session.principal()).clone()
-            };
-            self.recheck(&session, Some(principal)).await;
+            let roles = Change::Account(roles.clone());
+            self.recheck(&session, Some(&roles)).await;
         }
         self.forget_permissions().await;
     }
@@ -123,15 +120,11 @@ impl Registry {
             .count()
     }
 
-    pub(super) async fn recheck(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        principal: Option<Principal>,
-    ) {
+    pub(super) async fn recheck(self: &Arc<Self>, session: &Arc<Session>, change: Option<&Change>) {
         let Lost {
             subscriptions,
             shared,
-        } = session.apply(&self.policy().load(), principal);
+        } = session.apply(&self.policy().load(), change);
         for lost in &subscriptions {
             session.withdrawn(lost.filter.as_str());
         }

@@ -14,6 +14,7 @@ mod devices;
 mod disk;
 mod endpoint;
 mod enhanced;
+mod entitlement;
 mod incoming;
 mod ledger;
 mod live;

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{session::Session, will::Will};
 use crate::{
-    auth::{Certificate, Principal},
+    auth::{Certificate, Principal, TokenLogin},
     mqtt::{self, PropertyBlock, Qos},
     routing::endpoint::Endpoint,
     store::{
@@ -106,8 +106,29 @@ struct Login {
     /// SHA-256 of the client certificate: the will of one that is revoked while the gateway is down is dropped (P3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     certificate: Option<[u8; 32]>,
+    /// Of a login by token, for the same reason. No part of the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issuer: Option<Issuer>,
     #[serde(default)]
     departing: bool,
+}
+
+/// Who vouched for a login (P3).
+#[derive(Serialize, Deserialize)]
+struct Issuer {
+    /// The name of its section in the configuration.
+    name: Arc<str>,
+    /// What it stood for.
+    terms: [u8; 32],
+}
+
+impl Issuer {
+    fn of(login: &Arc<TokenLogin>) -> Issuer {
+        Issuer {
+            name: login.issuer().clone(),
+            terms: *login.terms(),
+        }
+    }
 }
 
 impl Identity {
@@ -120,6 +141,7 @@ impl Identity {
             anonymous: principal.anonymous,
             from_backup: self.from_backup,
             certificate: principal.certificate.as_ref().map(|one| one.fingerprint),
+            issuer: principal.token.as_ref().map(Issuer::of),
             departing: self.departing,
         };
         SessionRow {
@@ -153,6 +175,9 @@ impl Identity {
                 chain: Box::default(),
             })
         });
+        let token = login
+            .issuer
+            .map(|issuer| Arc::new(TokenLogin::signed(issuer.name, issuer.terms)));
         let principal = Principal {
             realm: row.realm.clone(),
             name: row.name.clone(),
@@ -163,7 +188,7 @@ impl Identity {
             shown: None,
             expires_at: None,
             certificate,
-            token: None,
+            token,
             anonymous: login.anonymous,
         };
         let will = row.will.as_ref().and_then(|will| decode(&will.message));

@@ -18,6 +18,7 @@ use super::{
     connection::{Connection, Ending, Remains},
     departures::Departures,
     disk::Unread,
+    entitlement::Change,
     mailbox::Notice,
     rechecks::Rechecks,
     session::{Carry, House, Rest, Session},
@@ -316,11 +317,11 @@ impl Registry {
             let other_roles = before.roles != principal.roles
                 || before.scopes != principal.scopes
                 || before.device != principal.device;
-            let login = other_roles.then(|| principal.clone());
+            let login = other_roles.then(|| Change::Login(principal.clone()));
             let mut claimed = self.attach(session.clone(), connect, principal, settings, carry);
             claimed.session_present &= present;
             // P3: what it subscribed to is checked by what its login entitles it to now.
-            self.recheck(&session, login).await;
+            self.recheck(&session, login.as_ref()).await;
             if other_roles {
                 session.is_to_be_rechecked();
                 self.forget_permissions().await;

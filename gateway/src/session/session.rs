@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use super::{
     departures::Departures,
     disk::Urgency,
+    entitlement::Change,
     incoming::Received,
     mailbox::{Mail, Mailbox, Notice, Open},
     outgoing::Window,
@@ -362,13 +363,14 @@ impl Session {
     ) -> u32 {
         self.principal.store(Arc::new(principal));
         self.willless.store(false, Relaxed);
-        // Once more if the policy changed meanwhile: the change may have passed this session before the login's
+        // Once more if policy or roles changed meanwhile: the change may have passed this session before the login's
         // permissions were stored.
         loop {
-            let fresh = permissions(&policy.load(), &self.principal.load(), &self.client_id);
+            let principal = self.principal.load_full();
+            let fresh = permissions(&policy.load(), &principal, &self.client_id);
             let generation = fresh.generation();
             self.permissions.store(Arc::new(fresh));
-            if generation == policy.generation() {
+            if generation == policy.generation() && self.belongs_to(&principal) {
                 break;
             }
         }
@@ -496,10 +498,10 @@ impl Session {
 
     /// Applies a policy to the session, connected or not (P4). What waits for the client and is no longer allowed goes;
     /// what waits for a shared group goes to another member.
-    pub(super) fn apply(self: &Arc<Self>, policy: &Policy, principal: Option<Principal>) -> Lost {
+    pub(super) fn apply(self: &Arc<Self>, policy: &Policy, change: Option<&Change>) -> Lost {
         let mut changed = self.permissions.load().generation() != policy.generation();
-        if let Some(principal) = principal {
-            self.principal.store(Arc::new(principal));
+        if let Some(change) = change {
+            self.take_up(change);
             changed = true;
             // P3: while it is offline it queues by these, after a start too.
             self.rest.lock().identity.changed = true;
@@ -507,11 +509,7 @@ impl Session {
                 mailbox.ledger.touch();
             });
         }
-        let permissions = Arc::new(permissions(policy, &self.principal.load(), &self.client_id));
-        let before = self.permissions.swap(permissions.clone());
-        if permissions.takes_from(&before) {
-            self.is_to_be_rechecked();
-        }
+        let permissions = self.entitle(policy);
         self.changes.fetch_add(changed.into(), Relaxed);
         let mut lost = Lost::default();
         self.subscriptions.lock().retain(|_, subscription| {
@@ -545,6 +543,26 @@ impl Session {
             mailbox.lost = first.map(|lost| lost.filter.as_str().into());
         }
         lost
+    }
+
+    /// Gives it the permissions of its principal.
+    fn entitle(self: &Arc<Self>, policy: &Policy) -> Arc<Permissions> {
+        loop {
+            let principal = self.principal.load_full();
+            let fresh = Arc::new(permissions(policy, &principal, &self.client_id));
+            let before = self.permissions.swap(fresh.clone());
+            if fresh.takes_from(&before) {
+                self.is_to_be_rechecked();
+            }
+            // Of two changes at the same time the later one counts, whichever comes here last (P4).
+            if self.belongs_to(&principal) {
+                return fresh;
+            }
+        }
+    }
+
+    fn belongs_to(&self, principal: &Arc<Principal>) -> bool {
+        Arc::ptr_eq(principal, &self.principal.load())
     }
 
     /// A subscription that was lost while nobody was connected, told once.

@@ -502,6 +502,15 @@ impl Client {
         self.connection.as_ref().unwrap()
     }
 
+    /// What the client presented to prove anew who it is, and how long it waits: it is good.
+    pub fn renew(&mut self, now: Instant) -> Option<(Bytes, Duration)> {
+        let connection = self.connection.as_mut().unwrap();
+        let presented = connection.take_presented(now);
+        let outcome = connection.authenticated_anew(&mut BytesMut::new());
+        self.note(outcome);
+        presented
+    }
+
     pub fn waits_for_the_disk(&mut self, waker: &Waker) -> bool {
         let connection = self.connection.as_mut();
         connection.is_some_and(|connection| connection.waits_for_the_disk(waker))

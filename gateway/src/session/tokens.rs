@@ -6,7 +6,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{agenda::Due, mailbox::Notice, registry::Registry, session::Session};
+use super::{
+    agenda::Due, entitlement::Change, mailbox::Notice, registry::Registry, session::Session,
+};
 use crate::{
     auth::{Next, Principal, Refusal, TokenProblem},
     routing::endpoint::Endpoint,
@@ -22,7 +24,8 @@ impl Registry {
         principal: Principal,
     ) {
         if session.epoch() == epoch {
-            self.take_over_login(session, principal).await;
+            self.take_over_login(session, Change::Login(principal))
+                .await;
         }
     }
 
@@ -102,7 +105,11 @@ impl Registry {
             return;
         }
         match answer {
-            Ok(now) if now.is_same(before) => self.take_over_login(session, now).await,
+            Ok(now) if now.is_same(before) => {
+                let login = login.clone();
+                self.take_over_login(session, Change::Verified { login, now })
+                    .await;
+            }
             Err(Refusal::Token(TokenProblem::Expired)) => self.expire_token(session, before),
             // Sessions stay until their tokens end: its silence is no statement.
             Err(refusal @ (Refusal::Unavailable | Refusal::Busy)) => {
@@ -116,16 +123,43 @@ impl Registry {
         }
     }
 
-    async fn take_over_login(self: &Arc<Self>, session: &Arc<Session>, now: Principal) {
-        let before = session.principal();
-        if before.roles == now.roles && before.scopes == now.scopes {
-            session.principal.store(Arc::new(now));
+    async fn take_over_login(self: &Arc<Self>, session: &Arc<Session>, change: Change) {
+        if change.is_slight(&session.principal()) {
+            session.take_up(&change);
         } else {
             // P3: the session goes by the scopes of its last login.
-            self.recheck(session, Some(now)).await;
+            self.recheck(session, Some(&change)).await;
             self.forget_permissions().await;
         }
+        self.catch_up(session).await;
         self.watch_token(session);
+    }
+
+    /// The account, or what issuers are trusted, may have changed after the login was looked at and before its session had
+    /// it: nobody else tells the session (P4).
+    async fn catch_up(self: &Arc<Self>, session: &Arc<Session>) {
+        let principal = session.principal();
+        let Some(authenticator) = self.authenticator.get() else {
+            return;
+        };
+        if authenticator.is_current(&principal) {
+            return;
+        }
+        if !authenticator.trusts_issuer_of(&principal) {
+            self.revoke_token(session);
+            return;
+        }
+        match authenticator.renew((*principal).clone()) {
+            Some(now) => {
+                let roles = Change::Account(now.roles);
+                self.recheck(session, Some(&roles)).await;
+                self.forget_permissions().await;
+            }
+            None => {
+                session.revoke();
+                session.notify(Notice::Disabled);
+            }
+        }
     }
 
     /// P3: its will is sent.

@@ -151,12 +151,13 @@ impl Gateway {
         } = served;
         let mut engine = JoinSet::new();
         let (messages, _) = Messages::open(directory.path(), durability(&config.load())).await?;
+        // Before anybody hears of those who were connected.
+        let issuers = open_issuers(&config.load_full(), &administration, &metrics).await?;
         let (registry, store, writer) =
             start_engine(&config, &administration, messages, &metrics, &mut engine).await?;
         client_certificates::keep_ca(&administration).await;
         let trusts = open_trusts(&config.load_full(), directory.path(), &metrics).await?;
         client_certificates::forget_wills(&registry, &administration).await;
-        let issuers = open_issuers(&config.load_full(), &administration, &registry).await?;
         let users = administration.users().clone();
         let sessions = Sessions::new(registry.clone(), users, trusts.clone());
         administration.attach(Arc::new(sessions));
@@ -356,15 +357,15 @@ async fn open_trusts(
 async fn open_issuers(
     config: &Arc<Config>,
     administration: &Administration,
-    registry: &Arc<Registry>,
+    metrics: &Arc<Metrics>,
 ) -> Result<Arc<Issuers>, StartError> {
-    let (config, metrics) = (config.clone(), registry.metrics().clone());
+    let (config, metrics) = (config.clone(), metrics.clone());
     // File I/O.
     let opened = tokio::task::spawn_blocking(move || Issuers::open(&config.oauth, metrics));
     let issuers = opened.await??;
-    let authenticator = administration.authenticator();
-    authenticator.attach_issuers(issuers.clone());
-    registry.attach_authenticator(authenticator.clone());
+    administration
+        .authenticator()
+        .attach_issuers(issuers.clone());
     tokio::spawn(issuers.clone().warm_up());
     Ok(issuers)
 }
@@ -412,6 +413,9 @@ async fn start_engine(
     let restored = registry.restore(loaded, &mut dispatcher, |principal| {
         authenticator.renew(principal)
     });
+    registry.attach_authenticator(authenticator.clone());
+    // P3: as on SIGHUP, and before the agenda sends a will.
+    registry.issuers_changed();
     tracing::info!(
         sessions = restored.sessions,
         subscriptions = restored.subscriptions,

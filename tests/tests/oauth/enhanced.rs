@@ -87,6 +87,23 @@ async fn mqttjs_authenticates_and_re_authenticates() {
 }
 
 #[tokio::test]
+async fn whoever_re_authenticates_again_at_once_waits_a_second() {
+    let issuer = Issuer::start().await;
+    let gateway = gateway(&issuer, "").await;
+    let token = issuer.token("jwt").await;
+    let mut client = connected(&gateway, &token).await;
+    renew(&mut client, &token).await;
+    let start = std::time::Instant::now();
+    client.send(&auth(0x19, &token)).await;
+    client.ping().await;
+    let (pinged, least) = (start.elapsed(), std::time::Duration::from_millis(900));
+    let answer = client.wait_for("AUTH", |packet| matches!(packet, Packet::Auth(_)));
+    answer.await;
+    assert!(start.elapsed() >= least, "{:?}", start.elapsed());
+    assert!(pinged < least, "all else goes on: {pinged:?}");
+}
+
+#[tokio::test]
 async fn nothing_but_the_awaited_auth_may_come_before_connack() {
     let issuer = Issuer::start().await;
     let gateway = gateway(&issuer, "").await;

@@ -169,3 +169,32 @@ async fn an_issuer_that_is_taken_out_of_the_configuration_vouches_for_nobody_any
         0
     );
 }
+
+// P3
+#[tokio::test]
+async fn an_issuer_that_is_withdrawn_while_the_gateway_is_down_takes_its_wills_along() {
+    let issuer = Issuer::start().await;
+    let grace = "[session]\nrestart_will_grace = \"0s\"\n";
+    let tables = format!("{}{grace}", jwt(&issuer, ""));
+    let gateway = postern_tests::Setup::new().toml(&tables).start().await;
+    let will = |name: &str| {
+        let topic = format!("tests/sensor-7/will/{name}");
+        Will::new(&topic, name).qos(1)
+    };
+    let watching = Connect::v5("watcher").persistent(600);
+    let mut watcher = gateway.connect(watching.clone()).await;
+    watcher.subscribe("tests/sensor-7/will/+", 1).await;
+    let token = issuer.token("jwt").await;
+    let by_token = with_token(Connect::v5("token"), &token).persistent(600);
+    let by_token = knock(&gateway, &by_token.will(will("token"))).await;
+    let by_password = Connect::v5("password").persistent(600);
+    let _by_password = gateway.connect(by_password.will(will("password"))).await;
+    assert_eq!(by_token.connack.code, 0);
+    let dir = gateway.kill().await;
+    let setup = postern_tests::Setup::new().toml(grace);
+    let gateway = setup.start_in(dir).await;
+    let mut watcher = gateway.connect(watching.clone()).await;
+    assert!(watcher.connack.session_present);
+    assert_eq!(watcher.receive().await.payload, b"password");
+    watcher.nothing_came().await;
+}

@@ -15,6 +15,7 @@ use super::keys::{self, Keys};
 use super::login::TokenLogin;
 use super::scopes::scopes;
 use super::status::Status;
+use super::terms::{self, Origin};
 use super::token::Token;
 use super::transport::Transport;
 use super::{Asker, Claimed, OAuthError, TokenProblem, TokenRefusal, file};
@@ -25,6 +26,7 @@ use crate::metrics::Metrics;
 pub(super) struct Issuer {
     name: Arc<str>,
     realm: Arc<str>,
+    terms: [u8; 32],
     config: Config,
     algorithms: Vec<Algorithm>,
     default_roles: Vec<Arc<str>>,
@@ -55,6 +57,7 @@ impl Issuer {
             let root = config.server_root.as_deref();
             Transport::new(name, &config.issuer, root, config.timeout)
         };
+        let mut terms = terms::terms(config, &algorithms, &Origin::Server);
         let source = match config.mode {
             Mode::Introspection => {
                 let settings = introspection(name, config)?;
@@ -67,6 +70,7 @@ impl Issuer {
                     let unusable = |why| {
                         file::unusable(name, "keys_file", path, format!("cannot be used: {why}"))
                     };
+                    terms = terms::terms(config, &algorithms, &Origin::Keys(&text));
                     Source::Fixed(Keys::from_file(&text).map_err(unusable)?)
                 }
                 (None, Some(path)) => {
@@ -79,6 +83,7 @@ impl Issuer {
                         );
                         return Err(file::unusable(name, "secret_file", path, problem));
                     }
+                    terms = terms::terms(config, &algorithms, &Origin::Secret(&secret));
                     Source::Fixed(Keys::from_secret(&secret))
                 }
                 (None, None) => Source::Published(Jwks::new(
@@ -93,6 +98,7 @@ impl Issuer {
         Ok(Arc::new(Issuer {
             name: name.into(),
             realm: config.realm.as_deref().unwrap_or(name).into(),
+            terms,
             default_roles: config
                 .default_roles
                 .iter()
@@ -116,6 +122,11 @@ impl Issuer {
 
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// A digest of what its logins rest on.
+    pub fn terms(&self) -> &[u8; 32] {
+        &self.terms
     }
 
     pub fn config(&self) -> &Config {
@@ -143,7 +154,7 @@ impl Issuer {
         match &self.source {
             Source::Fixed(_) | Source::Published(_) => {
                 let claims = self.verify_signed(token).await?;
-                let login = TokenLogin::signed(self.name.clone());
+                let login = self.login();
                 Ok(self.principal(&claims, claimed, login)?)
             }
             Source::Introspection(introspection) => {
@@ -184,7 +195,7 @@ impl Issuer {
             return Err(TokenProblem::Audience.into());
         }
         let every = self.config.revalidate_every;
-        let login = TokenLogin::asked(self.name.clone(), token.clone(), at, every);
+        let login = self.login().asked(token.clone(), at, every);
         Ok(self.principal(&claims, claimed, login)?)
     }
 
@@ -251,6 +262,10 @@ impl Issuer {
                 }
                 _ => TokenProblem::Malformed,
             })
+    }
+
+    fn login(&self) -> TokenLogin {
+        TokenLogin::signed(self.name.clone(), self.terms)
     }
 
     /// Claims to a principal.

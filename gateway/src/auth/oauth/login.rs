@@ -11,6 +11,8 @@ use super::token::Token;
 pub struct TokenLogin {
     /// The name of the issuer in the configuration.
     issuer: Arc<str>,
+    /// What it stood for when it vouched.
+    terms: [u8; 32],
     /// `None`: its signature was verified, and nobody is asked.
     asked: Option<Asked>,
 }
@@ -37,32 +39,35 @@ pub enum Next {
 }
 
 impl TokenLogin {
-    pub(super) fn signed(issuer: Arc<str>) -> TokenLogin {
+    /// By a token whose signature was good; also one of before a start, of which nobody has the token any more.
+    pub fn signed(issuer: Arc<str>, terms: [u8; 32]) -> TokenLogin {
         TokenLogin {
             issuer,
+            terms,
             asked: None,
         }
     }
 
-    pub(super) fn asked(
-        issuer: Arc<str>,
-        token: Token,
-        at: Instant,
-        every: Duration,
-    ) -> TokenLogin {
+    /// By a token that its issuer vouched for.
+    pub(super) fn asked(self, token: Token, at: Instant, every: Duration) -> TokenLogin {
         TokenLogin {
-            issuer,
             asked: Some(Asked {
                 token,
                 at,
                 every,
                 is_put_off: AtomicBool::new(false),
             }),
+            ..self
         }
     }
 
     pub fn issuer(&self) -> &Arc<str> {
         &self.issuer
+    }
+
+    /// A digest of what the issuer stood for: another one of the same name is not the one that vouched.
+    pub fn terms(&self) -> &[u8; 32] {
+        &self.terms
     }
 
     pub(super) fn token(&self) -> Option<&Token> {
@@ -126,12 +131,8 @@ mod tests {
 
     fn asked(ago: Duration, every: Duration) -> TokenLogin {
         let token = Token::new(b"opaque").unwrap();
-        TokenLogin::asked(
-            "home".into(),
-            token,
-            Instant::now().checked_sub(ago).unwrap(),
-            every,
-        )
+        let at = Instant::now().checked_sub(ago).unwrap();
+        TokenLogin::signed("home".into(), [0; 32]).asked(token, at, every)
     }
 
     // I4
@@ -172,7 +173,7 @@ mod tests {
         let now = SystemTime::now();
         let (second, every) = (Duration::from_secs(1), Duration::from_secs(100));
         for login in [
-            TokenLogin::signed("home".into()),
+            TokenLogin::signed("home".into(), [0; 32]),
             asked(Duration::ZERO, every),
         ] {
             assert_eq!(login.next(Some(now - second), 1), Next::Expired);

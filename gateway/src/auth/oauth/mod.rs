@@ -19,6 +19,7 @@ mod login;
 mod origins;
 mod scopes;
 mod status;
+mod terms;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -201,12 +202,11 @@ impl Issuers {
         self.all.load().is_empty()
     }
 
-    /// Whether a login by a token of this issuer may go on.
+    /// Whether a login by a token of its issuer may go on: the issuer is there, and still the same one.
     pub fn knows(&self, login: &TokenLogin) -> bool {
-        self.all
-            .load()
-            .iter()
-            .any(|one| one.name() == login.issuer())
+        let all = self.all.load();
+        let issuer = all.iter().find(|one| one.name() == login.issuer());
+        issuer.is_some_and(|issuer| issuer.terms() == login.terms())
     }
 
     /// In words for the operator.

@@ -67,7 +67,7 @@ pub(in crate::auth) fn label(bytes: &[u8]) -> String {
     label
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut octets = [0; 32];
     octets.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     octets

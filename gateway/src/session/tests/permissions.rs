@@ -6,6 +6,7 @@ use crate::{
     mqtt::{Connect, Packet, Publish, Qos, ReasonCode},
     routing::{control::Control, envelope::Envelope},
     session::{
+        entitlement::Change,
         mailbox::{Mail, Notice},
         testing::*,
     },
@@ -363,9 +364,10 @@ async fn what_other_roles_deny_does_not_come_through_a_look_up_made_before() {
     let mut client = world.client_of(resume("c"), with_role("user", "a")).await;
     publisher.publish(publish("secret", "for a")).await;
     assert_eq!(client.payloads().await, ["for a"]);
-    client
-        .session
-        .apply(&world.policy.load(), Some(with_role("user", "b")));
+    client.session.apply(
+        &world.policy.load(),
+        Some(&Change::Login(with_role("user", "b"))),
+    );
     publisher.publish(publish("secret", "not for b")).await;
     assert_eq!(client.payloads().await, [""; 0]);
 }

@@ -1,6 +1,7 @@
 //! Logins by token: their ends, and what follows (P3, I4).
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -12,33 +13,40 @@ use crate::{
     auth::{
         Authenticator, Issuers, Principal, SecretKey, Settings, Users, Wrong, oauth::testing::*,
     },
-    mqtt::{Connect, Qos, ReasonCode},
-    session::{Agenda, testing::*},
+    mqtt::{Auth, Connect, Packet, Qos, ReasonCode},
+    session::{Agenda, entitlement::Change, testing::*},
+    store::User,
 };
 
 /// An issuer that is asked about tokens every second, and a gateway that asks it.
 struct Trust {
     server: Server,
     authenticator: Arc<Authenticator>,
+    issuers: Arc<Issuers>,
     _dir: tempfile::TempDir,
 }
 
 impl Trust {
     async fn new(world: &World) -> Trust {
+        Trust::with(world, "revalidate_every = \"1s\"\n").await
+    }
+
+    async fn with(world: &World, more: &str) -> Trust {
         let server = Server::start().await;
-        let config = introspection(&server.url, "revalidate_every = \"1s\"\n");
+        let config = introspection(&server.url, more);
         let issuers = Issuers::open(&config.oauth, world.metrics.clone()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let key = Arc::new(SecretKey::open(dir.path(), None).unwrap());
         let users = Arc::new(Users::default());
         let authenticator = Authenticator::new(users, key, Settings::default()).unwrap();
         let authenticator = Arc::new(authenticator);
-        authenticator.attach_issuers(issuers);
+        authenticator.attach_issuers(issuers.clone());
         world.registry.attach_authenticator(authenticator.clone());
         tokio::spawn(Agenda::run(world.registry.clone()));
         Trust {
             server,
             authenticator,
+            issuers,
             _dir: dir,
         }
     }
@@ -55,6 +63,27 @@ impl Trust {
         let login =
             authenticator.authenticate_by_token(token.as_bytes(), &credentials, None, &wrong);
         login.await.unwrap()
+    }
+
+    fn install(&self, issuers: &BTreeMap<String, broker_config::Issuer>) {
+        self.issuers.install(self.issuers.prepare(issuers).unwrap());
+    }
+
+    /// The account of the client, from now on.
+    fn put(&self, role: &str, disabled: bool) {
+        let user = User {
+            name: "user".into(),
+            credential: self.authenticator.hash_secret("user", "pst_x"),
+            disabled,
+            roles: [role.into()].into(),
+            device: false,
+            created_at: 0,
+            changed_at: 0,
+        };
+        let users = [(user.name.clone(), Arc::new(user))];
+        self.authenticator
+            .users()
+            .replace(users.into_iter().collect());
     }
 
     fn vouch(&self, token: &str, more: serde_json::Value) {
@@ -226,4 +255,171 @@ async fn the_scopes_of_the_last_login_are_on_disk() {
     assert!(back.session_present);
     back.receive().await;
     assert_eq!(back.ended_with(), Some(ReasonCode::NotAuthorized));
+}
+
+// P3: while the gateway is down an issuer may be withdrawn; what is on disk says whose word each login was.
+#[tokio::test]
+async fn the_wills_of_a_withdrawn_issuer_are_not_sent_after_a_start_and_sessions_stay() {
+    let world = World::with(|settings| settings.restart_will_grace = Duration::ZERO);
+    let trust = Trust::new(&world).await;
+    let bearer = trust.bearer("t", json!({"exp": now() + 60})).await;
+    for (id, who) in [("token", bearer), ("password", principal("user"))] {
+        let client = world.client_of(with_will(id, 3600), who).await;
+        client.vanish().await;
+    }
+    world.settle().await;
+    let has_will = |world: &World, id| {
+        let session = world.session(id).expect("sessions stay");
+        session.rest().identity.will.is_some()
+    };
+
+    let world = world.crash().await;
+    let attach = |world: &World| {
+        let authenticator = trust.authenticator.clone();
+        world.registry.attach_authenticator(authenticator);
+        world.registry.issuers_changed()
+    };
+    attach(&world);
+    let principal = world.session("token").unwrap().principal();
+    assert!(trust.authenticator.trusts_issuer_of(&principal));
+    let renewed = trust.authenticator.renew((*principal).clone());
+    assert!(renewed.is_some_and(|renewed| renewed.token.is_some()));
+    assert!(has_will(&world, "token"), "it is the same issuer");
+    world.settle().await;
+
+    // Another one by its name.
+    let world = world.crash().await;
+    let config = introspection(&trust.server.url, "realm = \"other\"\n");
+    trust.install(&config.oauth);
+    assert_eq!(attach(&world), 0, "nobody is connected");
+    assert!(!has_will(&world, "token"));
+    assert!(has_will(&world, "password"));
+    world.settle().await;
+    let world = world.crash().await;
+    assert!(!has_will(&world, "token"), "it is gone from the disk too");
+    let principal = world.session("token").unwrap().principal();
+    assert!(trust.authenticator.renew((*principal).clone()).is_some());
+}
+
+// P3
+#[tokio::test]
+async fn a_reload_that_withdraws_an_issuer_takes_the_wills_of_absent_clients_along() {
+    let world = World::new();
+    let trust = Trust::new(&world).await;
+    let bearer = trust.bearer("t", json!({"exp": now() + 60})).await;
+    let away = world.client_of(with_will("away", 60), bearer.clone()).await;
+    away.vanish().await;
+    let mut here = world.client_of(with_will("here", 60), bearer).await;
+    trust.install(&Default::default());
+    assert_eq!(world.registry.issuers_changed(), 1);
+    let away = world.session("away").expect("sessions stay");
+    assert!(away.rest().will.is_none() && away.rest().identity.will.is_none());
+    here.receive().await;
+    assert_eq!(here.ended_with(), Some(ReasonCode::NotAuthorized));
+}
+
+// P4: roles are read when a token is looked at, and the account changes before its session has them.
+#[tokio::test]
+async fn a_role_that_was_taken_away_does_not_come_back_with_a_new_proof() {
+    let world = World::new();
+    let allow = |id, role: &str, filter: &str| crate::acl::Rule {
+        id,
+        effect: Effect::Allow,
+        action: Action::Subscribe,
+        filter: filter.parse().unwrap(),
+        who: crate::acl::Who::Role(role.into()),
+    };
+    let rules = [allow(1, "old", "secret"), allow(2, "new", "open")];
+    world.policy.replace(Policy::new(rules));
+    let trust = Trust::with(&world, "realm = \"local\"\n").await;
+    trust.put("old", false);
+    let end = json!({"exp": now() + 60});
+    let first = trust.bearer("first", end.clone()).await;
+    let mut client = world.client_of(resume("c"), first).await;
+    let proof = trust.bearer("next", end.clone()).await;
+    assert_eq!(*proof.roles, ["old".into()]);
+    trust.put("new", false);
+    let roles = proof.roles.clone();
+    let registry = world.registry.clone();
+    registry
+        .roles_changed("local", "user", ["new".into()].into())
+        .await;
+    let session = world.session("c").unwrap();
+    let (epoch, login) = (session.epoch(), proof.token.clone());
+    registry.renew_login(&session, epoch, proof.clone()).await;
+    let principal = session.principal();
+    assert_eq!(*principal.roles, ["new".into()], "not {roles:?}");
+    let same = std::ptr::eq(
+        principal.token.as_deref().unwrap(),
+        login.as_deref().unwrap(),
+    );
+    assert!(same, "it goes by the new token");
+    assert_eq!(client.subscribe("secret", Qos::AtMostOnce).await, 0x87);
+    assert_eq!(client.subscribe("open", Qos::AtMostOnce).await, 0);
+    // Nor does an account that was disabled meanwhile.
+    trust.put("new", true);
+    registry.renew_login(&session, epoch, proof).await;
+    client.receive().await;
+    assert_eq!(client.ended_with(), Some(ReasonCode::NotAuthorized));
+}
+
+// P4
+#[tokio::test]
+async fn a_change_of_roles_never_brings_an_earlier_login_back() {
+    let world = World::new();
+    let _client = world.client(resume("c")).await;
+    let session = world.session("c").unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let roles = Change::Account(["r".into()].into());
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                session.take_up(&roles);
+            }
+        });
+        for seconds in 0..50_000 {
+            let end = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            let login = Principal {
+                expires_at: end,
+                ..principal("user")
+            };
+            session.take_up(&Change::Login(login));
+            let found = session.principal().expires_at;
+            if found != end {
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            assert_eq!(found, end);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+// B3: a client that proves itself over and over costs others little.
+#[tokio::test]
+async fn a_client_waits_for_its_turn_to_prove_itself_anew() {
+    let world = World::new();
+    let connect = Connect {
+        authentication_method: Some("OAUTH2".into()),
+        ..connect("c")
+    };
+    let mut client = world.client(connect).await;
+    let auth = || {
+        Packet::Auth(Box::new(Auth {
+            reason: ReasonCode::ReAuthenticate,
+            method: Some("OAUTH2".into()),
+            data: Some("token".into()),
+            reason_string: None,
+            user_properties: Vec::new(),
+        }))
+    };
+    let start = Instant::now();
+    let mut waits = Vec::new();
+    for after in [0, 100, 1_500, 60_000] {
+        client.send(auth()).await;
+        let (_, wait) = client
+            .renew(start + Duration::from_millis(after))
+            .expect("it is there");
+        waits.push(wait.as_millis());
+    }
+    assert_eq!(waits, [0, 900, 500, 0]);
 }
