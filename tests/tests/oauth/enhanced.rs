@@ -1,8 +1,10 @@
 //! Enhanced authentication (MQTT 5 section 4.12), by MQTT.js and byte by byte.
 
-use postern_tests::packet::frame;
+use postern_tests::client::tcp;
+use postern_tests::packet::{Version, frame};
 use postern_tests::peer::{Tool, peers_dir};
 use postern_tests::property::write_properties;
+use postern_tests::scope::own_address;
 use postern_tests::{Client, Connect, Gateway, Packet, Property};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -166,17 +168,29 @@ async fn re_authentication_out_of_turn_is_a_protocol_error() {
 async fn strangers_at_its_address_keep_no_connected_client_from_its_fresh_token() {
     let issuer = Issuer::start().await;
     let gateway = gateway(&issuer, "[bans]\naddress_failures = 2\n").await;
-    let mut client = connected(&gateway, &issuer.token("jwt").await).await;
+    let address = own_address();
+    let open = async || {
+        let stream = tcp(Some(address), gateway.addresses.mqtt).await;
+        Client::over(stream, Version::V5)
+    };
+    let token = issuer.token("jwt").await;
+    let data = Property::AuthenticationData(token.as_str().into());
+    let mut client = open().await;
+    client
+        .connect(&Connect::v5("enhanced").with(method()).with(data))
+        .await;
+    assert_eq!(client.connack.code, 0);
     let fresh = issuer.token("jwt").await;
     let stranger = |n: u32| Connect::v5("x").user(&format!("name-{n}"), "wrong");
     for n in 0..2 {
-        let refused = knock(&gateway, &stranger(n)).await;
+        let mut refused = open().await;
+        refused.connect(&stranger(n)).await;
         assert_eq!(refused.connack.code, 0x86);
     }
     // The address is throttled: so many wait for their turn that the last one may not.
     let mut waiting = JoinSet::new();
     for n in 2..16 {
-        let (mut one, connect) = (gateway.open().await, stranger(n));
+        let (mut one, connect) = (open().await, stranger(n));
         waiting.spawn(async move {
             one.connect(&connect).await;
             one.connack.code
@@ -187,6 +201,7 @@ async fn strangers_at_its_address_keep_no_connected_client_from_its_fresh_token(
     renew(&mut client, &fresh).await;
     // A new connection with a fresh token is no stranger's either.
     let again = issuer.token("jwt").await;
-    let back = knock(&gateway, &with_token(Connect::v5("back"), &again)).await;
+    let mut back = open().await;
+    back.connect(&with_token(Connect::v5("back"), &again)).await;
     assert_eq!(back.connack.code, 0);
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use postern_tests::client::tcp;
 use postern_tests::packet::Will;
+use postern_tests::scope::own_address;
 use postern_tests::{Connect, Publish};
 use tokio::io::AsyncWriteExt;
 
@@ -164,9 +165,9 @@ async fn a_stranger_that_never_waits_for_an_answer_is_banned_all_the_same() {
     let issuer = Issuer::start().await;
     let rules = "[bans]\naddress_failures = 5\n";
     let (gateway, _dir) = asking_gateway(&issuer, rules).await;
-    let mut gone = Vec::new();
+    let (address, mut gone) = (own_address(), Vec::new());
     for n in 0..8 {
-        let mut stream = tcp(None, gateway.addresses.mqtt).await;
+        let mut stream = tcp(Some(address), gateway.addresses.mqtt).await;
         let connect = Connect::v5("x").user(&format!("name-{n}"), &format!("made-up-{n}"));
         stream.write_all(&connect.bytes()).await.expect("it reads");
         stream.shutdown().await.expect("half of it");
