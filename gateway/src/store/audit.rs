@@ -66,6 +66,10 @@ pub struct AuditFilter {
     pub after: Option<i64>,
 }
 
+/// Rows of one statement. A statement is put together on the threads that serve clients: while thousands of logins are
+/// written down, nobody waits for more than this.
+const ROWS_AT_ONCE: usize = 50;
+
 impl AuditFile {
     /// The name of the file in the data directory.
     pub const FILE: &'static str = "audit.db";
@@ -230,8 +234,7 @@ impl AuditFile {
 
     async fn run(&self, rows: &[AuditRow], over: &[u64]) -> Result<(), sqlx::Error> {
         let mut writing = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        // SQLite takes 32,766 values in one statement.
-        for rows in rows.chunks(1_000) {
+        for rows in rows.chunks(ROWS_AT_ONCE) {
             let mut insert = QueryBuilder::<Sqlite>::new(
                 "INSERT INTO entries (id, class, kind, at, last, count, principal, address, client, subject, reason) ",
             );
