@@ -6,7 +6,6 @@ mod devices;
 mod dry_run;
 mod explain;
 
-pub use audit::{AuditLine, AuditQuery};
 pub use devices::DeviceDesk;
 pub use dry_run::PolicyChange;
 pub use explain::Question;

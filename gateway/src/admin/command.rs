@@ -5,10 +5,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AuditLine, AuditQuery, CertificateDetails, CertificateLine, DeviceCommand, DeviceGiven,
-    DeviceLine, PartLine, PolicyChange, Question,
+    CertificateDetails, CertificateLine, DeviceCommand, DeviceGiven, DeviceLine, PartLine,
+    PolicyChange, Question,
 };
 use crate::acl::{Action, DryRun, Effect, Explanation};
+use crate::store::{AuditEntry, AuditQuery};
 use crate::tls::acme::Finding;
 
 /// What the operator asks for. One JSON object on the control socket.
@@ -254,7 +255,7 @@ pub enum Answer {
     DryRun(DryRun),
     /// The newest first.
     Audit {
-        entries: Vec<AuditLine>,
+        entries: Vec<AuditEntry>,
     },
     Bans {
         bans: Vec<BanLine>,

@@ -25,9 +25,7 @@ pub mod sightings;
 pub mod sys;
 mod upgrades;
 
-pub use administration::{
-    Administration, AuditLine, AuditQuery, DeviceDesk, PolicyChange, Question,
-};
+pub use administration::{Administration, DeviceDesk, PolicyChange, Question};
 pub use backup::{Backup, Part, PartKind, PartLine};
 pub use broker::Broker;
 pub use certificates::{

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::acl::{Action, Effect, Subject, Turn};
 use crate::auth::Settings;
+use crate::store::{AuditEntry, AuditQuery};
 
 struct World {
     admin: Arc<Administration>,
@@ -117,7 +118,7 @@ impl World {
         }
     }
 
-    async fn audit(&self, kind: &str) -> Vec<AuditLine> {
+    async fn audit(&self, kind: &str) -> Vec<AuditEntry> {
         let query = AuditQuery {
             kind: (!kind.is_empty()).then(|| kind.to_owned()),
             limit: 100,

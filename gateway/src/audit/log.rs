@@ -1,5 +1,6 @@
 //! The log: takes notes at once, and writes them together.
 
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,7 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::kind::Class;
 use super::{Kind, shown, shown_name};
 use crate::metrics::Metrics;
-use crate::store::{AuditFile, AuditFilter, AuditRow, StoreError};
+use crate::store::{Again, AuditBatch, AuditEntry, AuditFile, AuditQuery, NewEntry, StoreError};
 
 /// What of the configuration concerns the audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,20 +68,25 @@ struct State {
     next: i64,
     /// Entries of the last minute, by what must be the same for one that repeats: it only counts.
     recent: HashMap<u64, Recent>,
-    /// Entries that will not change and are not on disk.
-    finished: Vec<AuditRow>,
+    /// Entries that are not on disk.
+    new: Vec<NewEntry>,
+    /// What is counted of entries that are forgotten here, by id, and not on disk.
+    again: BTreeMap<i64, Again>,
 }
 
+/// An entry that may happen again.
 #[derive(Debug)]
 struct Recent {
-    row: AuditRow,
-    /// It is not on disk as it is here.
+    at: i64,
+    now: Again,
+    /// It has happened again since it was last written.
     dirty: bool,
 }
 
 /// Seconds in which the same thing again is the same entry.
 const MINUTE: i64 = 60;
-/// Entries in memory, written or not: 10 MB if every text has its full length, 2 MB as a rule.
+/// Entries in memory that are not on disk, and as many again that are being written: 10 MB each if every text has its
+/// full length, 2 MB as a rule. Also how many may repeat.
 const IN_MEMORY: usize = 8_192;
 /// How often what is there is written.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -169,30 +175,23 @@ impl AuditLog {
         let key = self.hasher.hash_one((same, own));
         let times = i64::try_from(times).unwrap_or(i64::MAX);
         let mut state = self.state.lock();
-        let before = match state.recent.get_mut(&key) {
+        match state.recent.get_mut(&key) {
             // A clock that went back begins a new entry.
-            Some(recent) if (0..MINUTE).contains(&(now - recent.row.at)) => {
-                recent.row.count = recent.row.count.saturating_add(times);
-                recent.row.last = now;
+            Some(recent) if recent.is_of_minute(now) => {
+                recent.now.count = recent.now.count.saturating_add(times);
+                recent.now.last = now;
                 recent.dirty = true;
-                drop(state);
-                self.changed.notify_one();
-                return;
             }
-            Some(_) => state.recent.remove(&key),
-            None => None,
-        };
-        if let Some(before) = before.filter(|before| before.dirty) {
-            state.finished.push(before.row);
+            before => {
+                let before = before.and_then(Recent::take);
+                if state.new.len() >= IN_MEMORY {
+                    self.metrics.audit_dropped.add(1);
+                    return;
+                }
+                state.again.extend(before.map(|again| (again.id, again)));
+                state.begin(key, entry(kind, note, times, now), kind.class());
+            }
         }
-        if state.recent.len() + state.finished.len() >= IN_MEMORY {
-            self.metrics.audit_dropped.add(1);
-            return;
-        }
-        let id = state.next;
-        state.next += 1;
-        let row = row(id, kind, note, times, now);
-        state.recent.insert(key, Recent { row, dirty: true });
         drop(state);
         self.changed.notify_one();
     }
@@ -227,9 +226,9 @@ impl AuditLog {
         };
         // Never closed.
         let _turn = self.writing.acquire().await;
-        let rows = self.state.lock().take(now);
+        let batch = self.state.lock().take(now);
         let keep = Class::shares(self.max_entries.load(Relaxed));
-        match file.write(&rows, &keep).await {
+        match file.write(&batch, &keep).await {
             Ok(None) => Ok(()),
             Ok(Some(counts)) => {
                 self.metrics.audit_commits.add(1);
@@ -237,7 +236,7 @@ impl AuditLog {
                 Ok(())
             }
             Err(error) => {
-                self.state.lock().put_back(rows);
+                self.state.lock().put_back(batch);
                 Err(error)
             }
         }
@@ -255,17 +254,13 @@ impl AuditLog {
         }
     }
 
-    /// Up to `limit` entries, the newest ones, by descending id. Those that were noted just now are among them.
-    pub async fn find(
-        &self,
-        filter: &AuditFilter,
-        limit: usize,
-    ) -> Result<Vec<AuditRow>, StoreError> {
+    /// What is asked for, by descending id. Entries that were noted just now are among them.
+    pub async fn find(&self, wanted: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
         let Some(file) = &self.file else {
             return Ok(Vec::new());
         };
         self.flush().await?;
-        file.find(filter, limit).await
+        file.find(wanted).await
     }
 
     /// Writes what is left and closes the file.
@@ -279,50 +274,75 @@ impl AuditLog {
 }
 
 impl State {
-    /// What is to be written. What is on disk and over a minute old is forgotten.
-    fn take(&mut self, now: i64) -> Vec<AuditRow> {
-        let mut rows = std::mem::take(&mut self.finished);
-        for recent in self.recent.values_mut().filter(|recent| recent.dirty) {
-            recent.dirty = false;
-            rows.push(recent.row.clone());
+    fn begin(&mut self, key: u64, mut entry: AuditEntry, class: Class) {
+        entry.id = self.next;
+        self.next += 1;
+        let now = Again {
+            id: entry.id,
+            count: entry.count,
+            last: entry.last,
+        };
+        // In a storm what comes counts more than whether it came before.
+        if self.recent.len() >= IN_MEMORY {
+            let forgotten = self.recent.drain().filter_map(|(_, mut old)| old.take());
+            self.again.extend(forgotten.map(|again| (again.id, again)));
         }
-        match self.recent.len() > IN_MEMORY / 2 {
-            // In a storm what comes counts more than whether it came before.
-            true => self.recent.clear(),
-            false => self.forget_old(now),
-        }
-        rows.sort_unstable_by_key(|row| row.id);
-        rows
+        let recent = Recent {
+            at: entry.at,
+            now,
+            dirty: false,
+        };
+        self.recent.insert(key, recent);
+        self.new.push(NewEntry {
+            class: class as u8,
+            entry,
+        });
     }
 
-    fn forget_old(&mut self, now: i64) {
-        self.recent
-            .retain(|_, recent| recent.dirty || (0..MINUTE).contains(&(now - recent.row.at)));
-    }
-
-    /// They could not be written. One that counts on is not put back over its newer self.
-    fn put_back(&mut self, rows: Vec<AuditRow>) {
-        let mut rows: HashMap<i64, AuditRow> = rows.into_iter().map(|row| (row.id, row)).collect();
+    /// What is to be written: nothing is copied here, nor is anybody kept waiting. Entries of over a minute ago are
+    /// forgotten.
+    fn take(&mut self, now: i64) -> AuditBatch {
         for recent in self.recent.values_mut() {
-            recent.dirty |= rows.remove(&recent.row.id).is_some();
+            let again = recent.take();
+            self.again.extend(again.map(|again| (again.id, again)));
         }
-        for newer in &self.finished {
-            rows.remove(&newer.id);
+        self.recent.retain(|_, recent| recent.is_of_minute(now));
+        AuditBatch {
+            new: std::mem::take(&mut self.new),
+            again: std::mem::take(&mut self.again).into_values().collect(),
         }
-        self.finished.extend(rows.into_values());
+    }
+
+    /// It could not be written. What was counted since counts more.
+    fn put_back(&mut self, batch: AuditBatch) {
+        for again in batch.again {
+            self.again.entry(again.id).or_insert(again);
+        }
+        self.new.splice(0..0, batch.new);
     }
 }
 
-fn row(id: i64, kind: Kind, note: Note<'_>, times: i64, now: i64) -> AuditRow {
+impl Recent {
+    fn is_of_minute(&self, now: i64) -> bool {
+        (0..MINUTE).contains(&(now - self.at))
+    }
+
+    /// What is to be written of it, if anything.
+    fn take(&mut self) -> Option<Again> {
+        std::mem::take(&mut self.dirty).then_some(self.now)
+    }
+}
+
+/// The entry, without an id.
+fn entry(kind: Kind, note: Note<'_>, times: i64, now: i64) -> AuditEntry {
     let refused = kind.class() == Class::Refusals;
     // A name that is not proven may be anything; a realm in front of one that is hides no token.
     let principal = match refused {
         true => shown_name(note.principal),
         false => shown(note.principal, TEXT_MAX),
     };
-    AuditRow {
-        id,
-        class: kind.class() as u8,
+    AuditEntry {
+        id: 0,
         kind: kind.as_str().to_owned(),
         at: now,
         last: now,

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{CliError, Reach, ban, output};
-use crate::admin::{Answer, AuditLine, AuditQuery, Command};
+use crate::admin::{Answer, Command};
 use crate::audit::Kind;
 use crate::data_dir::DataDir;
+use crate::store::{AuditEntry, AuditQuery};
 
 /// Show the audit log, the newest entries last
 #[derive(Debug, clap::Args)]
@@ -73,7 +74,7 @@ impl Args {
     }
 
     /// What came after this entry, all of it, however much that is.
-    async fn after(&self, reach: &mut Reach, last: i64) -> Result<Vec<AuditLine>, CliError> {
+    async fn after(&self, reach: &mut Reach, last: i64) -> Result<Vec<AuditEntry>, CliError> {
         let query = AuditQuery {
             after: Some(last),
             since: None,
@@ -97,7 +98,12 @@ impl Args {
         }
     }
 
-    fn print(&self, lines: &[AuditLine], head: bool, out: &mut impl Write) -> Result<(), CliError> {
+    fn print(
+        &self,
+        lines: &[AuditEntry],
+        head: bool,
+        out: &mut impl Write,
+    ) -> Result<(), CliError> {
         if self.json {
             return output::json_lines(lines, out).map(drop);
         }
@@ -141,7 +147,7 @@ async fn look(
     reach: &mut Reach,
     mut query: AuditQuery,
     number: usize,
-) -> Result<Vec<AuditLine>, CliError> {
+) -> Result<Vec<AuditEntry>, CliError> {
     let mut lines = Vec::new();
     while lines.len() < number {
         query.limit = (number - lines.len()).min(AuditQuery::MAX);
@@ -158,7 +164,7 @@ async fn look(
     Ok(lines)
 }
 
-async fn page(reach: &mut Reach, query: AuditQuery) -> Result<Vec<AuditLine>, CliError> {
+async fn page(reach: &mut Reach, query: AuditQuery) -> Result<Vec<AuditEntry>, CliError> {
     match reach.execute(Command::Audit(query)).await? {
         Answer::Audit { entries } => Ok(entries),
         other => Err(CliError::Version(format!("{other:?}"))),
@@ -166,7 +172,7 @@ async fn page(reach: &mut Reach, query: AuditQuery) -> Result<Vec<AuditLine>, Cl
 }
 
 /// Clients choose much of this: control characters are shown as what they are.
-fn cells(line: &AuditLine) -> [String; 7] {
+fn cells(line: &AuditEntry) -> [String; 7] {
     let or_dash = |text: &str| match text {
         "" => "-".to_owned(),
         text => output::plain(text),
@@ -256,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_a_client_chose_cannot_write_to_the_terminal() {
-        let line = AuditLine {
+        let line = AuditEntry {
             id: 1,
             kind: "login-failed".to_owned(),
             at: 0,

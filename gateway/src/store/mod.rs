@@ -25,7 +25,7 @@ pub mod writer;
 use std::path::PathBuf;
 
 pub use accounts::{Accounts, Credential, Snapshot, User};
-pub use audit::{AuditFile, AuditFilter, AuditRow};
+pub use audit::{Again, AuditBatch, AuditEntry, AuditFile, AuditQuery, NewEntry};
 pub use certificates::{NewCertificate, Revocation, StoredCertificate};
 pub use devices::{Sighting, StoredDevice};
 pub use import::{ImportedRows, NewAccount};
