@@ -14,6 +14,7 @@ use super::{
     incoming::{Pending, Received, Release},
     mailbox::{Mail, Notice},
     outgoing::{Acknowledged, Window},
+    publish::Allowed,
     session::{Carry, Session, Wanted},
     settings::Settings,
     will::Will,
@@ -55,6 +56,7 @@ pub struct Connection {
     pub(super) dropped: bool,
     /// A denied PUBLISH was audited: once for each connection.
     pub(super) denied: bool,
+    pub(super) allowed: Allowed,
     pub(super) topics: Topics,
     pub(super) denials: Denials,
     /// Enhanced authentication, if CONNECT asked for it.
@@ -204,6 +206,7 @@ impl Connection {
             asked: 0,
             dropped: false,
             denied: false,
+            allowed: Allowed::default(),
             topics: Topics::default(),
             denials: Denials::default(),
             enhanced: Enhanced::of(connect),

@@ -16,6 +16,33 @@ use crate::{
 };
 use broker_config::DeniedPublish;
 
+/// The topic that the last PUBLISH was allowed to. Most clients publish to the same one for long: then a comparison
+/// stands for all that is asked of a topic.
+#[derive(Default)]
+pub(super) struct Allowed {
+    /// Empty: none.
+    topic: String,
+    /// The permissions that were asked.
+    changes: u32,
+}
+
+/// Bytes of a topic that is worth keeping.
+const ALLOWED_MAX: usize = 256;
+
+impl Allowed {
+    fn is(&self, topic: &str, changes: u32) -> bool {
+        self.topic == topic && self.changes == changes && !topic.is_empty()
+    }
+
+    fn set(&mut self, topic: &str, changes: u32) {
+        self.topic.clear();
+        if topic.len() <= ALLOWED_MAX {
+            self.topic.push_str(topic);
+        }
+        self.changes = changes;
+    }
+}
+
 impl Connection {
     pub(super) fn publish(
         &mut self,
@@ -136,20 +163,12 @@ impl Connection {
 
     /// Why this message is not taken, if it is not.
     fn refusal(&mut self, publish: &Publish, topic: &str) -> Result<Option<ReasonCode>, Ending> {
-        // What the decoder lets through and our limits do not.
-        if validate_topic_name(topic, self.settings.max_topic_levels).is_err() {
-            return Ok(Some(ReasonCode::TopicNameInvalid));
-        }
-        self.asks_to_publish(topic);
-        if !self.session.may_publish(topic) {
-            self.audit_denial(topic);
-            if !self.version.is_v5() && self.settings.denied_publish == DeniedPublish::Disconnect {
-                return Err(Ending::fault(
-                    ReasonCode::NotAuthorized,
-                    "a PUBLISH was denied",
-                ));
+        let changes = self.session.permission_changes();
+        if !self.allowed.is(topic, changes) {
+            if let Some(refusal) = self.topic_refusal(topic)? {
+                return Ok(Some(refusal));
             }
-            return Ok(Some(ReasonCode::NotAuthorized));
+            self.allowed.set(topic, changes);
         }
         // N4: there is no room for more.
         let assured = publish.qos != Qos::AtMostOnce;
@@ -166,6 +185,26 @@ impl Connection {
             return Err(Ending::fault(reason, why));
         }
         Ok(Some(reason))
+    }
+
+    /// Why nothing is taken on this topic, if it is not.
+    fn topic_refusal(&mut self, topic: &str) -> Result<Option<ReasonCode>, Ending> {
+        // What the decoder lets through and our limits do not.
+        if validate_topic_name(topic, self.settings.max_topic_levels).is_err() {
+            return Ok(Some(ReasonCode::TopicNameInvalid));
+        }
+        self.asks_to_publish(topic);
+        if self.session.may_publish(topic) {
+            return Ok(None);
+        }
+        self.audit_denial(topic);
+        if !self.version.is_v5() && self.settings.denied_publish == DeniedPublish::Disconnect {
+            return Err(Ending::fault(
+                ReasonCode::NotAuthorized,
+                "a PUBLISH was denied",
+            ));
+        }
+        Ok(Some(ReasonCode::NotAuthorized))
     }
 
     fn refuse(&mut self, publish: &Publish, reason: ReasonCode) {

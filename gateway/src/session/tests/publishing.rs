@@ -328,6 +328,38 @@ async fn a_topic_alias_is_no_way_around_a_deny() {
     assert_eq!(world.metrics.publishes_refused.get(), 1);
 }
 
+// P4
+#[tokio::test]
+async fn a_topic_that_was_allowed_vouches_neither_for_another_one_nor_after_a_change() {
+    let world = World::new();
+    let mut client = world.client(connect("c")).await;
+    client.subscribe("#", Qos::AtMostOnce).await;
+    let everything = [
+        (Effect::Allow, Action::Publish, "#"),
+        (Effect::Allow, Action::Subscribe, "#"),
+    ];
+    let without = |topic| [&everything[..], &[(Effect::Deny, Action::Publish, topic)]].concat();
+    let long = "l".repeat(2_000);
+    for (rules, topic, arrives) in [
+        (everything.to_vec(), "t", true),
+        (without("t"), "t", false),
+        (everything.to_vec(), "t", true),
+        (without("u"), "t", true),
+        (without("u"), "u", false),
+        (without("u"), "t", true),
+        (everything.to_vec(), "u", true),
+        (everything.to_vec(), &long, true),
+        (without("+"), &long, false),
+    ] {
+        world.allow_only(&rules).await;
+        for _ in 0..2 {
+            client.publish(publish(topic, "")).await;
+            let arrived = client.payloads().await;
+            assert_eq!(arrived.len(), usize::from(arrives), "{topic:.4} {rules:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_acknowledgement_that_does_not_fit_ends_the_connection_and_one_of_nothing_does_not() {
     let world = World::new();
