@@ -19,6 +19,7 @@ use super::{
     control::Control,
     endpoint::Endpoint,
     envelope::Envelope,
+    rights::Rights,
     router::{Router, TOPIC},
 };
 use crate::metrics::Metrics;
@@ -36,6 +37,7 @@ pub struct Bus {
     permits: Arc<Semaphore>,
     total: u32,
     envelopes: Arc<Semaphore>,
+    rights: Rights,
     metrics: Arc<Metrics>,
 }
 
@@ -89,6 +91,7 @@ impl Bus {
             permits: Arc::new(Semaphore::new(permits as usize)),
             total: permits,
             envelopes: Arc::new(Semaphore::new(ENVELOPES as usize)),
+            rights: Rights::default(),
             metrics,
         };
         Ok((Arc::new(bus), outlet))
@@ -99,6 +102,11 @@ impl Bus {
         use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(client_id);
         (hash % self.links.len() as u64) as u8
+    }
+
+    /// What both ends know of who may receive what.
+    pub fn rights(&self) -> &Rights {
+        &self.rights
     }
 
     /// Bytes one client may have on the bus.

@@ -23,8 +23,6 @@ pub enum Control {
         subscriptions: Vec<SubscriptionFilter>,
         shared: Vec<Delivery>,
     },
-    /// What was remembered about permissions no longer holds.
-    PolicyChanged,
     /// Somebody wants to know what is retained on some topics.
     Look(Look),
 }
@@ -62,7 +60,7 @@ impl Control {
             }
             Control::Revoke(lost) => lost.iter().map(|s| filter(&s.filter)).sum(),
             Control::Look(look) => look.topics.iter().map(String::len).sum(),
-            Control::WillSent | Control::PolicyChanged => 0,
+            Control::WillSent => 0,
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Dispatcher {
     retained: Retained,
     cache: HashMap<Box<str>, Arc<Matched>>,
     cached_targets: usize,
+    /// Changes of rights that `cache` knows of.
+    rights: u64,
     /// Sessions to wake at the end of the turn.
     woken: Vec<Arc<dyn Endpoint>>,
     woken_ids: HashSet<SessionId>,
@@ -92,6 +94,7 @@ impl Dispatcher {
             retained: Retained::new(now.retained),
             cache: HashMap::new(),
             cached_targets: 0,
+            rights: 0,
             woken: Vec::new(),
             woken_ids: HashSet::new(),
             metrics,
@@ -497,6 +500,10 @@ impl Dispatcher {
     }
 
     fn matching(&mut self, topic: &str) -> Arc<Matched> {
+        let rights = self.bus.rights().changes();
+        if std::mem::replace(&mut self.rights, rights) != rights {
+            self.forget_matches();
+        }
         if let Some(matched) = self.cache.get(topic) {
             return matched.clone();
         }

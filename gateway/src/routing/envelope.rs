@@ -272,7 +272,7 @@ mod tests {
     fn an_envelope_keeps_the_order_of_messages_and_controls() {
         let mut envelope = Envelope::default();
         envelope.publish(outgoing("a", b"1", b""));
-        envelope.control(Control::PolicyChanged);
+        envelope.control(Control::WillSent);
         envelope.publish(Outgoing {
             qos: Qos::AtLeastOnce,
             packet_id: PacketId::new(7),

@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod envelope;
 pub mod message;
 pub mod retained;
+pub mod rights;
 pub mod router;
 mod shared;
 pub mod stored;

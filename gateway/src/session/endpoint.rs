@@ -32,7 +32,8 @@ impl Endpoint for Session {
 
     fn may_receive(&self, topic: &str) -> bool {
         let permissions = self.permissions.load();
-        !permissions.has_receive_denies() || permissions.receive(topic).allowed
+        !self.discredited.load(Relaxed)
+            && (!permissions.has_receive_denies() || permissions.receive(topic).allowed)
     }
 
     fn is_stored(&self) -> bool {
@@ -192,7 +193,8 @@ impl Endpoint for Session {
         {
             let mut rest = self.rest.lock();
             if std::mem::take(&mut rest.identity.changed) {
-                let row = rest.identity.row(&self.client_id, &self.principal.load());
+                let discredited = self.discredited.load(Relaxed);
+                let row = (rest.identity).row(&self.client_id, &self.principal.load(), discredited);
                 rows.session(self.id.0, row);
             }
         }

@@ -28,7 +28,7 @@ impl Registry {
                 tokio::task::yield_now().await;
             }
         }
-        self.forget_permissions().await;
+        self.bus().rights().changed();
     }
 
     /// The roles of a principal changed.
@@ -37,7 +37,7 @@ impl Registry {
             let roles = Change::Account(roles.clone());
             self.recheck(&session, Some(&roles)).await;
         }
-        self.forget_permissions().await;
+        self.bus().rights().changed();
     }
 
     /// The principal may not connect any more: its connections end without their wills (P3), and its sessions too.
@@ -70,15 +70,13 @@ impl Registry {
         }
     }
 
-    /// Which client certificates are good changed: connections that were let in by one that is not end, and their
-    /// wills with them (P3). The session stays with its principal, who may come back with another certificate. Gives
-    /// the number of connections.
+    /// Which client certificates are good changed: sessions that were opened with one that is not are discredited. Gives the
+    /// number of connections that end.
     pub async fn certificates_changed(
         self: &Arc<Self>,
         is_good: impl Fn(&Certificate) -> bool,
     ) -> usize {
-        let mut ended = 0;
-        let mut judged = 0;
+        let (mut ended, mut judged, mut discredited) = (0, 0, false);
         for session in self.all() {
             let principal = session.principal();
             let Some(certificate) = &principal.certificate else {
@@ -92,16 +90,12 @@ impl Registry {
             if is_good(certificate) {
                 continue;
             }
-            let forgotten = {
-                let mut rest = session.rest();
-                session.willless.store(true, Relaxed);
-                !rest.attached && !rest.ended && rest.forget_will()
-            };
-            if forgotten {
-                session.save_soon();
-            }
             let why = "the client certificate is not accepted any more";
-            ended += usize::from(session.disown(Notice::CertificateRevoked, why));
+            ended += usize::from(session.discredit(Notice::CertificateRevoked, why));
+            discredited = true;
+        }
+        if discredited {
+            self.bus().rights().changed();
         }
         ended
     }
@@ -144,13 +138,6 @@ impl Registry {
         }
     }
 
-    /// What the dispatcher remembers about who may receive what no longer holds.
-    pub(super) async fn forget_permissions(self: &Arc<Self>) {
-        let mut envelope = Envelope::default();
-        envelope.control(Control::PolicyChanged);
-        self.bus().publish_when_possible(0, envelope, None).await;
-    }
-
     /// The sessions of a principal: client identifier and last login.
     pub fn principals(&self, realm: &str, name: &str) -> Vec<(ByteString, Arc<Principal>)> {
         let sessions = self.of(realm, name).into_iter();
@@ -166,5 +153,28 @@ impl Registry {
             *principal.realm == *realm && *principal.name == *name
         });
         sessions
+    }
+}
+
+impl Session {
+    /// What the last login showed was revoked. Its connection ends, its will is not sent (P3), and until its principal comes
+    /// back with something better nothing more is delivered to it, once the dispatcher has forgotten whom it may serve. What
+    /// waits already stays, and is checked by what the next login entitles to. Whether there was a connection to end.
+    pub(super) fn discredit(self: &Arc<Self>, notice: Notice, why: &str) -> bool {
+        let absent = {
+            let mut rest = self.rest();
+            let first = !self.discredited.swap(true, Relaxed);
+            let absent = !rest.attached && !rest.ended;
+            if absent {
+                rest.forget_will();
+                rest.identity.changed |= first;
+            }
+            absent && first
+        };
+        if absent {
+            self.save_soon();
+            self.discredited_in_absence(why);
+        }
+        self.disown(notice, why)
     }
 }

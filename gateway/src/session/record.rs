@@ -111,6 +111,9 @@ struct Login {
     issuer: Option<Issuer>,
     #[serde(default)]
     departing: bool,
+    /// The certificate or the token was revoked.
+    #[serde(default)]
+    discredited: bool,
 }
 
 /// Who vouched for a login (P3).
@@ -132,7 +135,12 @@ impl Issuer {
 }
 
 impl Identity {
-    pub fn row(&self, client_id: &ByteString, principal: &Principal) -> SessionRow {
+    pub fn row(
+        &self,
+        client_id: &ByteString,
+        principal: &Principal,
+        discredited: bool,
+    ) -> SessionRow {
         let login = Login {
             roles: principal.roles.to_vec(),
             scopes: principal.scopes.to_vec(),
@@ -143,6 +151,7 @@ impl Identity {
             certificate: principal.certificate.as_ref().map(|one| one.fingerprint),
             issuer: principal.token.as_ref().map(Issuer::of),
             departing: self.departing,
+            discredited,
         };
         SessionRow {
             client_id: client_id.clone(),
@@ -160,8 +169,9 @@ impl Identity {
         }
     }
 
-    /// What a start finds. The session is not connected any more. `None`: the row is not one of ours.
-    pub fn restore(row: &SessionRow) -> Option<(Identity, Principal)> {
+    /// What a start finds: also whether the last login is discredited. The session is not connected any more. `None`: the
+    /// row is not one of ours.
+    pub fn restore(row: &SessionRow) -> Option<(Identity, Principal, bool)> {
         let login: Login = serde_json::from_slice(&row.login).ok()?;
         let certificate = login.certificate.map(|fingerprint| {
             Arc::new(Certificate {
@@ -202,7 +212,7 @@ impl Identity {
             departing: login.departing,
             changed: false,
         };
-        Some((identity, principal))
+        Some((identity, principal, login.discredited))
     }
 
     /// How much of the session expiry interval is left.

@@ -318,13 +318,16 @@ impl Registry {
                 || before.scopes != principal.scopes
                 || before.device != principal.device;
             let login = other_roles.then(|| Change::Login(principal.clone()));
+            let was_discredited = session.discredited.load(Relaxed);
             let mut claimed = self.attach(session.clone(), connect, principal, settings, carry);
             claimed.session_present &= present;
             // P3: what it subscribed to is checked by what its login entitles it to now.
             self.recheck(&session, login.as_ref()).await;
             if other_roles {
                 session.is_to_be_rechecked();
-                self.forget_permissions().await;
+            }
+            if other_roles || was_discredited {
+                self.bus().rights().changed();
             }
             if let Some(filter) = session.take_lost() {
                 session.notify(Notice::SubscriptionLost(filter));
@@ -363,7 +366,7 @@ impl Registry {
         // P3: the will of a revoked principal is dropped, and its session ends.
         let (will, expiry) = if session.is_revoked() {
             (None, 0)
-        } else if session.willless.load(Relaxed) {
+        } else if session.discredited.load(Relaxed) {
             (None, expiry)
         } else {
             (will, expiry)
@@ -412,7 +415,7 @@ impl Registry {
             let revoked = session.is_revoked();
             if !revoked {
                 leave(&mut rest);
-                if session.willless.load(Relaxed) {
+                if session.discredited.load(Relaxed) {
                     rest.forget_will();
                 }
                 rest.attached = false;

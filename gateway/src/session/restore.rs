@@ -69,21 +69,23 @@ impl Registry {
         // The later one is the one that counts: the end of the other did not come to disk any more.
         for found in loaded.sessions.into_iter().rev() {
             let key = found.key;
-            let session = Identity::restore(&found.row).and_then(|(identity, principal)| {
-                let before = principal.roles.clone();
-                let principal = known(principal)?;
-                let other_roles = principal.roles != before;
-                let session =
-                    self.admit_restored(SessionId(key), &found.row.client_id, principal)?;
-                session.set_limits(self.settings().queue);
-                let taken = take_up(&session, identity, &found, loaded.restored);
-                if taken.is_none() {
-                    self.forget_restored(&session);
-                } else if other_roles {
-                    session.is_to_be_rechecked();
-                }
-                taken.map(|()| session)
-            });
+            let session =
+                Identity::restore(&found.row).and_then(|(identity, principal, discredited)| {
+                    let before = principal.roles.clone();
+                    let principal = known(principal)?;
+                    let other_roles = principal.roles != before;
+                    let session =
+                        self.admit_restored(SessionId(key), &found.row.client_id, principal)?;
+                    session.set_limits(self.settings().queue);
+                    session.discredited.store(discredited, Relaxed);
+                    let taken = take_up(&session, identity, &found, loaded.restored);
+                    if taken.is_none() {
+                        self.forget_restored(&session);
+                    } else if other_roles {
+                        session.is_to_be_rechecked();
+                    }
+                    taken.map(|()| session)
+                });
             let Some(session) = session else {
                 cleaning.ended.push(key);
                 restored.ended += 1;

@@ -66,8 +66,9 @@ pub struct Session {
     /// It has ended: nothing is written of it any more.
     pub(super) over: AtomicBool,
     pub(super) revoked: AtomicBool,
-    /// The certificate of its last login was revoked: the will of that login is not sent (P3).
-    pub(super) willless: AtomicBool,
+    /// The token or certificate of its last login was revoked: until the next login nothing more is delivered to it, and the
+    /// will of that login is not sent (P3).
+    pub(super) discredited: AtomicBool,
     /// What waits for it on disk was not checked since its client lost a right.
     pub(super) unchecked: AtomicBool,
     /// Bytes of its envelopes that have not passed the dispatcher.
@@ -187,7 +188,7 @@ impl Session {
             known: AtomicBool::new(false),
             over: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
-            willless: AtomicBool::new(false),
+            discredited: AtomicBool::new(false),
             unchecked: AtomicBool::new(false),
             outstanding: AtomicUsize::new(0),
             window_bytes: AtomicUsize::new(0),
@@ -362,7 +363,7 @@ impl Session {
         (expiry, will): (u32, Option<Will>),
     ) -> u32 {
         self.principal.store(Arc::new(principal));
-        self.willless.store(false, Relaxed);
+        self.discredited.store(false, Relaxed);
         // Once more if policy or roles changed meanwhile: the change may have passed this session before the login's
         // permissions were stored.
         loop {

@@ -29,20 +29,25 @@ impl Registry {
         }
     }
 
-    /// Issuers are trusted no more: connections that were let in by a token of theirs end, and their wills with them (P3). Gives
-    /// the number of connections.
+    /// Issuers are trusted no more: sessions that a token of theirs opened are discredited. Gives the number of connections
+    /// that end.
     pub fn issuers_changed(&self) -> usize {
         let Some(authenticator) = self.authenticator.get() else {
             return 0;
         };
-        let all = self.all();
-        let untrusted = all.iter().filter(|session| {
+        let mut untrusted = self.all();
+        untrusted.retain(|session| {
             let principal = session.principal();
             !authenticator.trusts_issuer_of(&principal)
         });
-        untrusted
-            .filter(|session| self.revoke_token(session))
-            .count()
+        let ended = untrusted
+            .iter()
+            .filter(|session| self.revoke_token(session));
+        let ended = ended.count();
+        if !untrusted.is_empty() {
+            self.bus().rights().changed();
+        }
+        ended
     }
 
     /// What is wrong with issuers, in words for the operator.
@@ -70,12 +75,8 @@ impl Registry {
         let Some(login) = &principal.token else {
             return;
         };
-        // Of a client that left, only a will that waits is of interest: revoked tokens take it along (P3).
-        let waits = || {
-            let rest = session.rest();
-            rest.attached || rest.will.is_some()
-        };
-        if !waits() {
+        // P3: of a client that is away, too. A token that merely expires takes nothing from it.
+        if session.discredited.load(Relaxed) || session.rest().ended {
             return;
         }
         match login.next(principal.expires_at, session.id().0) {
@@ -119,6 +120,7 @@ impl Registry {
             }
             Ok(_) | Err(_) => {
                 self.revoke_token(session);
+                self.bus().rights().changed();
             }
         }
     }
@@ -129,7 +131,7 @@ impl Registry {
         } else {
             // P3: the session goes by the scopes of its last login.
             self.recheck(session, Some(&change)).await;
-            self.forget_permissions().await;
+            self.bus().rights().changed();
         }
         self.catch_up(session).await;
         self.watch_token(session);
@@ -147,13 +149,14 @@ impl Registry {
         }
         if !authenticator.trusts_issuer_of(&principal) {
             self.revoke_token(session);
+            self.bus().rights().changed();
             return;
         }
         match authenticator.renew((*principal).clone()) {
             Some(now) => {
                 let roles = Change::Account(now.roles);
                 self.recheck(session, Some(&roles)).await;
-                self.forget_permissions().await;
+                self.bus().rights().changed();
             }
             None => {
                 session.revoke();
@@ -179,19 +182,10 @@ impl Registry {
         }
     }
 
-    /// P3: its will is not sent. The session stays with its principal, who may come back with another token. Whether that ends
-    /// a connection.
+    /// P3: the session stays with its principal, who may come back with another token. Whether that ends a connection.
     fn revoke_token(&self, session: &Arc<Session>) -> bool {
-        let forgotten = {
-            let mut rest = session.rest();
-            session.willless.store(true, Relaxed);
-            !rest.attached && !rest.ended && rest.forget_will()
-        };
-        if forgotten {
-            session.save_soon();
-        }
         let why = "the issuer does not stand by the token any more";
-        let ended = session.disown(Notice::TokenRevoked, why);
+        let ended = session.discredit(Notice::TokenRevoked, why);
         if ended {
             let principal = session.principal();
             let client = session.client_id();

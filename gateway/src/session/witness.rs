@@ -1,7 +1,8 @@
 //! What a session decides, told to those who keep it: refusals to the audit log, new questions to the ring for dry runs.
 //!
-//! Nothing here is paid for each message. A PUBLISH that is allowed costs a hash of its topic and a look into a small
-//! set; only the first one to a topic goes further. Denied ones are noted once and counted until a second has passed.
+//! Nothing here is paid for each message. A PUBLISH to another topic than the one before costs a hash and a look into a
+//! small set; only the first one to a topic goes further. Denied ones are noted once and counted until a second has
+//! passed.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -186,6 +187,13 @@ impl Session {
     pub(super) fn made_way(&self) {
         if self.witness.audit.is_on() {
             let why = "the session ended: its client identifier is that of a device";
+            self.note_many(Kind::Withdrawn, ("", why), 1);
+        }
+    }
+
+    /// What the last login showed was revoked while its client is away.
+    pub(super) fn discredited_in_absence(&self, why: &str) {
+        if self.witness.audit.is_on() {
             self.note_many(Kind::Withdrawn, ("", why), 1);
         }
     }

@@ -19,7 +19,6 @@ use crate::{
 impl Dispatcher {
     pub(super) fn control(&mut self, control: Control, settled: &InFlight, work: &mut usize) {
         match control {
-            Control::PolicyChanged => self.forget_matches(),
             Control::Look(look) => self.look(look),
             Control::Redistribute(deliveries) => {
                 let from = settled.origin.as_ref().map(|origin| &origin.endpoint);

@@ -144,3 +144,81 @@ async fn an_expired_certificate_ends_its_connection_and_the_will_is_sent() {
     long.receive().await;
     assert!(long.ending.is_none());
 }
+
+// P3, P4: at once, and for a client that is away, too.
+#[tokio::test]
+async fn nothing_more_is_delivered_to_a_revoked_certificate_until_its_principal_shows_another() {
+    let world = World::new();
+    let mut publisher = world
+        .client_of(connect("publisher"), principal("somebody"))
+        .await;
+    let mut told = world
+        .client_of(resume("told"), with_certificate(1, later()))
+        .await;
+    told.subscribe("t", Qos::AtLeastOnce).await;
+    for (id, fingerprint) in [("away", 1), ("other", 2)] {
+        let who = with_certificate(fingerprint, later());
+        let mut client = world.client_of(resume(id), who).await;
+        client.subscribe("t", Qos::AtLeastOnce).await;
+        client.subscribe("$share/g/s", Qos::AtLeastOnce).await;
+        client.vanish().await;
+    }
+    let mut say = async |topic: &str, payload: &str| {
+        let message = publish_at(Qos::AtLeastOnce, 1, topic, payload);
+        publisher.publish(message).await;
+        world.settle().await;
+    };
+    say("t", "before").await;
+    assert_eq!(world.registry.certificates_changed(is_good).await, 1);
+    say("t", "after").await;
+    for message in ["1", "2", "3"] {
+        say("s", message).await;
+    }
+    told.receive().await;
+    told.finish().await;
+    say("t", "later").await;
+
+    // The disk knows.
+    let world = world.crash().await;
+    let mut publisher = world
+        .client_of(connect("publisher"), principal("somebody"))
+        .await;
+    publisher
+        .publish(publish_at(Qos::AtLeastOnce, 1, "t", "restarted"))
+        .await;
+    world.settle().await;
+    for (id, expected) in [
+        ("away", &["before"][..]),
+        (
+            "other",
+            &[
+                "before",
+                "after",
+                "1",
+                "2",
+                "3",
+                "later",
+                "restarted",
+                "again",
+            ],
+        ),
+    ] {
+        let mut back = world
+            .client_of(resume(id), with_certificate(2, later()))
+            .await;
+        assert!(back.session_present);
+        assert_eq!(back.take().await, expected, "{id}");
+        publisher
+            .publish(publish_at(Qos::AtLeastOnce, 1, "t", "again"))
+            .await;
+        world.settle().await;
+        assert_eq!(back.take().await, ["again"], "{id}");
+        back.disconnect(ReasonCode::Success, Some(0)).await;
+    }
+    let mut told = world
+        .client_of(resume("told"), with_certificate(2, later()))
+        .await;
+    let got = told.take().await;
+    assert!(!got.contains(&"later".to_owned()) && !got.contains(&"restarted".to_owned()));
+    assert_eq!(got[0], "before");
+}

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -172,6 +172,39 @@ async fn a_revoked_token_takes_connection_and_will_that_of_an_absent_client_too(
     assert!(world.session("told").is_some(), "sessions stay");
 }
 
+// P3, P4: the issuer is asked about the tokens of clients that are away, too.
+#[tokio::test]
+async fn nothing_more_is_delivered_to_a_revoked_token_until_its_principal_has_another() {
+    let world = World::new();
+    let trust = Trust::new(&world).await;
+    let mut publisher = world
+        .client_of(connect("publisher"), principal("somebody"))
+        .await;
+    for token in ["bad", "good"] {
+        let bearer = trust.bearer(token, json!({"exp": now() + 60})).await;
+        let mut client = world.client_of(resume(token), bearer).await;
+        client.subscribe("t", Qos::AtLeastOnce).await;
+        client.vanish().await;
+    }
+    let message = |payload| publish_at(Qos::AtLeastOnce, 1, "t", payload);
+    publisher.publish(message("before")).await;
+    world.settle().await;
+    trust.server.vouch("bad", json!({"active": false}));
+    let session = world.session("bad").unwrap();
+    until("it is seen", || session.discredited.load(Relaxed)).await;
+    publisher.publish(message("after")).await;
+    world.settle().await;
+    let another = trust.bearer("another", json!({"exp": now() + 60})).await;
+    let mut back = world.client_of(resume("bad"), another).await;
+    assert!(back.session_present);
+    publisher.publish(message("again")).await;
+    world.settle().await;
+    assert_eq!(back.take().await, ["before", "again"]);
+    let good = trust.bearer("good", json!({"exp": now() + 60})).await;
+    let mut good = world.client_of(resume("good"), good).await;
+    assert_eq!(good.take().await, ["before", "after", "again"]);
+}
+
 // I4
 #[tokio::test]
 async fn silence_of_the_issuer_ends_only_tokens_that_have_no_end_of_their_own() {
@@ -277,9 +310,9 @@ async fn the_wills_of_a_withdrawn_issuer_are_not_sent_after_a_start_and_sessions
     let attach = |world: &World| {
         let authenticator = trust.authenticator.clone();
         world.registry.attach_authenticator(authenticator);
-        world.registry.issuers_changed()
+        world.registry.clone()
     };
-    attach(&world);
+    attach(&world).issuers_changed();
     let principal = world.session("token").unwrap().principal();
     assert!(trust.authenticator.trusts_issuer_of(&principal));
     let renewed = trust.authenticator.renew((*principal).clone());
@@ -291,7 +324,7 @@ async fn the_wills_of_a_withdrawn_issuer_are_not_sent_after_a_start_and_sessions
     let world = world.crash().await;
     let config = introspection(&trust.server.url, "realm = \"other\"\n");
     trust.install(&config.oauth);
-    assert_eq!(attach(&world), 0, "nobody is connected");
+    assert_eq!(attach(&world).issuers_changed(), 0, "nobody is connected");
     assert!(!has_will(&world, "token"));
     assert!(has_will(&world, "password"));
     world.settle().await;
