@@ -43,11 +43,15 @@ const TURNS: usize = 4;
 const KEPT_BUFFER: usize = 256 * 1024;
 
 /// Drives a connection until it ends, and hands what is left to the registry.
-pub async fn drive<S>(stream: Pin<Box<S>>, welcome: Welcome, context: &Context, peer: SocketAddr)
-where
+pub async fn drive<S>(
+    stream: Pin<Box<S>>,
+    welcome: Box<Welcome>,
+    context: &Context,
+    peer: SocketAddr,
+) where
     S: AsyncRead + AsyncWrite,
 {
-    let mut driver = Driver::new(stream, welcome, context, peer.ip());
+    let mut driver = Driver::new(stream, *welcome, context, peer.ip());
     let ending = poll_fn(|cx| driver.poll(cx)).await;
     // Boxed: what ends must not make what lives larger. In turn: when a network breaks, all of them end at once.
     let end = Box::pin(driver.end(ending, peer));

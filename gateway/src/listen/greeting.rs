@@ -63,7 +63,7 @@ pub async fn greet<S>(
     opening: Box<Opening>,
     context: &Context,
     address: IpAddr,
-) -> Result<Welcome, Rejected>
+) -> Result<Box<Welcome>, Rejected>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -164,14 +164,15 @@ where
                 keep_alive,
                 ..
             } = admitted;
-            Ok(Welcome {
+            // Boxed: whoever waits for it lives as long as its connection.
+            Ok(Box::new(Welcome {
                 connection,
                 decoder,
                 rest,
                 name,
                 keep_alive,
                 firmware: sightings::firmware(&connect.user_properties),
-            })
+            }))
         }
         Err((reason, why)) => {
             refuse(stream, reason, why, version, peer).await;

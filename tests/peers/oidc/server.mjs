@@ -5,7 +5,7 @@ import { createServer } from 'node:http';
 import { Provider, errors } from 'oidc-provider';
 
 const SCOPES = 'mqtt:pub:tests/%u/# mqtt:sub:tests/%u/# mqtt:sub:tests/shared sensors';
-let ttl = 60, number = 0, keys = [], provider, handler, issuer;
+let ttl = 60, number = 0, algorithm = 'ES256', keys = [], provider, handler, issuer;
 
 const kept = new Map(); // outlives a rotation, which makes a new Provider
 class Store {
@@ -25,13 +25,18 @@ class Store {
 
 const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 });
 
-// A new signing key; the one before it stays published.
+const KINDS = {
+  ES256: ['ec', { namedCurve: 'P-256' }], ES384: ['ec', { namedCurve: 'P-384' }], EdDSA: ['ed25519'],
+  RS256: ['rsa', { modulusLength: 2048 }], PS256: ['rsa', { modulusLength: 2048 }],
+};
+
+// A new signing key; those before it stay published.
 function rotate() {
-  const jwk = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'jwk' });
-  keys = [{ ...jwk, kid: `k${++number}`, alg: 'ES256', use: 'sig' }, ...keys.slice(0, 1)];
+  const jwk = generateKeyPairSync(...KINDS[algorithm]).privateKey.export({ format: 'jwk' });
+  keys = [{ ...jwk, kid: `k${++number}`, alg: algorithm, use: 'sig' }, ...keys.slice(0, 4)];
   const client = (client_id, client_secret, grant_types, scope) => ({
     client_id, client_secret, grant_types, scope, redirect_uris: [], response_types: [],
-    id_token_signed_response_alg: 'ES256',
+    id_token_signed_response_alg: 'RS256',
   });
   const device = 'urn:ietf:params:oauth:grant-type:device_code';
   const rsaKey = { ...rsa.privateKey.export({ format: 'jwk' }), kid: 'rsa', alg: 'RS256', use: 'sig' };
@@ -53,7 +58,7 @@ function rotate() {
         getResourceServerInfo: (_, resource) => {
           const [, , format] = resource.split(':');
           if (!['jwt', 'opaque'].includes(format)) throw new errors.InvalidTarget();
-          return { scope: SCOPES, audience: resource, accessTokenTTL: ttl, accessTokenFormat: format, jwt: { sign: { alg: 'ES256' } } };
+          return { scope: SCOPES, audience: resource, accessTokenTTL: ttl, accessTokenFormat: format, jwt: { sign: { alg: algorithm, kid: keys[0].kid } } };
         },
       },
     },
@@ -110,6 +115,7 @@ const control = createServer(async (request, response) => {
   for await (const chunk of request) body += chunk;
   switch (verb) {
     case 'rotate': rotate(); break;
+    case 'algorithm': algorithm = rest[0]; rotate(); break;
     case 'ttl': ttl = +rest[0]; break;
     case 'approve': await approve(rest[0], rest[1]); break;
     case 'forge': return response.end(forge(rest[0], JSON.parse(body)));

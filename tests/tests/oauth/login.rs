@@ -229,6 +229,26 @@ async fn scopes_of_rabbitmq_are_permissions_where_they_are_asked_for() {
 }
 
 #[tokio::test]
+async fn tokens_by_every_default_algorithm_are_good_and_only_those_that_are_named_are_where_some_are()
+ {
+    let issuer = Issuer::start().await;
+    let mut tokens = Vec::new();
+    for algorithm in ["ES256", "ES384", "EdDSA", "PS256", "RS256"] {
+        issuer.control(&format!("algorithm/{algorithm}")).await;
+        tokens.push((algorithm, issuer.token("jwt").await));
+    }
+    let picky = "algorithms = [\"RS256\"]\n";
+    let (all, one) = (gateway(&issuer, "").await, gateway(&issuer, picky).await);
+    for (algorithm, token) in tokens {
+        let connect = with_token(Connect::v5("a"), &token);
+        let good = knock(&all, &connect).await.connack.code;
+        assert_eq!(good, 0, "{algorithm}");
+        let named = knock(&one, &connect).await.connack.code == 0;
+        assert_eq!(named, algorithm == "RS256", "{algorithm}");
+    }
+}
+
+#[tokio::test]
 async fn a_rotated_key_is_found_and_the_old_one_still_counts() {
     let issuer = Issuer::start().await;
     let gateway = gateway(&issuer, "").await;

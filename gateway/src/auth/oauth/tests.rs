@@ -4,15 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use broker_config::Config;
 use serde_json::{Value, json};
 
 use super::testing::*;
 use super::*;
 use crate::auth::Next;
+
+mod signatures;
 
 struct World {
     server: Server,
@@ -158,69 +157,6 @@ async fn a_token_for_somebody_else_of_somebody_else_or_out_of_time_is_refused() 
     assert!(far.expires_at.is_some());
 }
 
-// A token chooses neither its algorithm nor the kind of key (RFC 8725, 3.1 and 3.2).
-#[tokio::test]
-async fn alg_none_and_a_public_key_as_a_secret_and_foreign_keys_are_refused() {
-    let world = World::new("algorithms = [\"ES256\", \"RS256\"]\n").await;
-    let claims = world.claims(json!({}));
-    for alg in ["none", "None", "NONE", ""] {
-        let header = json!({"alg": alg, "kid": "k1"});
-        for signature in ["", "c2ln"] {
-            let token = format!("{}.{signature}", unsigned(&header, &claims));
-            assert_eq!(
-                problem(world.try_with(&token).await),
-                TokenProblem::Algorithm,
-                "{alg}"
-            );
-        }
-    }
-    // The public key is known to everybody, in each of its forms.
-    let jwk = world.key.jwk();
-    for secret in [
-        jwk.to_string(),
-        jwk["x"].as_str().unwrap().to_owned(),
-        String::new(),
-    ] {
-        let header = json!({"alg": "HS256", "kid": "k1"});
-        let message = unsigned(&header, &claims);
-        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-        let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&key, message.as_bytes()));
-        let refused = world.try_with(&format!("{message}.{signature}")).await;
-        assert_eq!(problem(refused), TokenProblem::Algorithm);
-    }
-    let other = SigningKey::new("k1");
-    assert_eq!(
-        problem(world.try_with(&other.sign(&claims)).await),
-        TokenProblem::Signature
-    );
-    // A key that comes with the token proves nothing.
-    let stranger = SigningKey::new("k9");
-    let header =
-        json!({"alg": "ES256", "kid": "k9", "jwk": stranger.jwk(), "jku": "http://127.0.0.1:1/"});
-    let refused = world.try_with(&stranger.sign_with(&header, &claims)).await;
-    assert_eq!(problem(refused), TokenProblem::UnknownKey);
-    let header = json!({"alg": "RS256", "kid": "k1"});
-    let refused = world.try_with(&world.key.sign_with(&header, &claims)).await;
-    assert_eq!(
-        problem(refused),
-        TokenProblem::UnknownKey,
-        "the key is for another algorithm"
-    );
-    // Changed after it was signed.
-    let good = world.key.sign(&claims);
-    let (head, signature) = good.rsplit_once('.').unwrap();
-    let forged = unsigned(
-        &json!({"alg": "ES256", "kid": "k1"}),
-        &world.claims(json!({"sub": "admin"})),
-    );
-    assert_eq!(
-        problem(world.try_with(&format!("{forged}.{signature}")).await),
-        TokenProblem::Signature
-    );
-    assert!(world.try_with(&good).await.is_ok());
-    assert!(world.try_with(head).await.is_err());
-}
-
 #[tokio::test]
 async fn a_token_for_another_purpose_or_with_demands_that_are_not_known_is_refused() {
     let world = World::new("").await;
@@ -238,85 +174,6 @@ async fn a_token_for_another_purpose_or_with_demands_that_are_not_known_is_refus
     ] {
         let verified = world.try_with(&world.key.sign_with(&header, &claims)).await;
         assert_eq!(verified.is_ok(), good, "{header}");
-    }
-}
-
-#[tokio::test]
-async fn an_hmac_works_with_the_shared_secret_alone_and_only_where_it_is_named() {
-    let mut secret = tempfile::NamedTempFile::new().unwrap();
-    let text = "0123456789abcdef0123456789abcdef";
-    std::io::Write::write_all(&mut secret, text.as_bytes()).unwrap();
-    let issuer = "https://id.example";
-    let more = format!(
-        "algorithms = \"HS256\"\nsecret_file = {:?}\n",
-        secret.path()
-    );
-    let (issuers, _) = open(&config(issuer, &more));
-    let message = unsigned(&json!({"alg": "HS256"}), &claims(issuer));
-    let sign = |secret: &str| {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-        format!(
-            "{message}.{}",
-            URL_SAFE_NO_PAD.encode(hmac::sign(&key, message.as_bytes()))
-        )
-    };
-    assert!(
-        verify(&issuers, &sign(text), Claimed::Unasked)
-            .await
-            .is_ok()
-    );
-    let refused = verify(
-        &issuers,
-        &sign("0123456789abcdef0123456789abcdee"),
-        Claimed::Unasked,
-    )
-    .await;
-    assert_eq!(problem(refused), TokenProblem::Signature);
-
-    std::fs::write(secret.path(), "short").unwrap();
-    let error = Issuers::open(&config(issuer, &more).oauth, Arc::default()).unwrap_err();
-    let error = error.to_string();
-    assert!(
-        error.contains("at least 32")
-            && error.contains("oauth.home.secret_file")
-            && !error.contains("short"),
-        "{error}"
-    );
-}
-
-#[tokio::test]
-async fn keys_from_a_file_need_no_server() {
-    let key = SigningKey::new("k1");
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let issuer = "https://id.example";
-    let more = format!("keys_file = {:?}\n", file.path());
-    let good = || std::fs::write(file.path(), json!({"keys": [key.jwk()]}).to_string()).unwrap();
-    good();
-    let (issuers, _) = open(&config(issuer, &more));
-    assert!(
-        verify(&issuers, &key.sign(&claims(issuer)), Claimed::Unasked)
-            .await
-            .is_ok()
-    );
-    for (text, word) in [
-        ("", "neither"),
-        ("{}", "not a JWK Set"),
-        (
-            r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}"#,
-            "no key that verifies",
-        ),
-        (
-            "-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n",
-            "only public keys",
-        ),
-    ] {
-        std::fs::write(file.path(), text).unwrap();
-        let Err(error) = Issuers::open(&config(issuer, &more).oauth, Arc::default()) else {
-            // PEM without a block.
-            panic!("{text:?} was taken");
-        };
-        let error = error.to_string();
-        assert!(error.contains(word) || text.is_empty(), "{text:?}: {error}");
     }
 }
 
