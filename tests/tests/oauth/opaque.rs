@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use postern_tests::client::tcp;
 use postern_tests::packet::Will;
 use postern_tests::scope::own_address;
+use postern_tests::wait::until_some;
 use postern_tests::{Connect, Publish};
 use tokio::io::AsyncWriteExt;
 
@@ -78,6 +79,44 @@ async fn a_revoked_token_ends_its_connection_within_the_interval_and_its_will_is
     assert!(back.connack.session_present);
     assert_hidden(&gateway, &revoked);
     assert_hidden(&gateway, &kept);
+}
+
+// P3, P4
+#[tokio::test]
+async fn the_token_of_a_client_that_is_away_is_asked_about_and_once_revoked_brings_it_nothing_more()
+{
+    let issuer = Issuer::start().await;
+    let (gateway, _dir) = asking_gateway(&issuer, "revalidate_every = \"2s\"\n").await;
+    let mut publisher = gateway.v5("publisher").await;
+    let mut say = async |payload: &str| {
+        let message = Publish::new("tests/sensor-7/a", payload).qos(1);
+        assert_eq!(publisher.publish(message).await, 0);
+    };
+    let (revoked, kept) = (issuer.token("opaque").await, issuer.token("opaque").await);
+    for (id, token) in [("one", &revoked), ("other", &kept)] {
+        let connect = with_token(Connect::v5(id).persistent(600), token);
+        let mut client = knock(&gateway, &connect).await;
+        assert_eq!(client.subscribe("tests/sensor-7/a", 1).await, 1);
+        client.disconnect().await;
+    }
+    say("before").await;
+    issuer.revoke(&revoked).await;
+    until_some("the audit log says so", async || {
+        let audit = gateway.cli(&["audit", "--kind", "withdrawn"], "").await;
+        let text = audit.to_string();
+        (text.contains("one") && text.contains("does not stand by the token")).then_some(())
+    })
+    .await;
+    say("after").await;
+    for (id, more) in [("one", &["before"][..]), ("other", &["before", "after"])] {
+        let connect = with_token(Connect::v5(id).persistent(600), &kept);
+        let mut back = knock(&gateway, &connect).await;
+        assert!(back.connack.session_present, "{id}");
+        for payload in more {
+            assert_eq!(back.receive().await.payload, payload.as_bytes(), "{id}");
+        }
+        back.nothing_came().await;
+    }
 }
 
 #[tokio::test]
