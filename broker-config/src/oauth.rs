@@ -59,8 +59,10 @@ pub struct Issuer {
     pub clock_skew: Duration,
     /// The claim with the principal's name; a dot leads into an object. Default `sub`.
     pub name_claim: String,
-    /// Whether the user name of CONNECT must be that name. Default `any`.
+    /// Whether the user name of CONNECT must be the one in the token. Default `any`.
     pub username: UserName,
+    /// The claim that it must be then. Default: `name_claim`.
+    pub username_claim: Option<String>,
     /// The realm of its principals (rule I1). Default: the name of the section.
     pub realm: Option<String>,
     /// The claim with roles: a list, or text with spaces.
@@ -115,7 +117,7 @@ impl SignatureAlgorithm {
 pub enum UserName {
     /// Nothing.
     Any,
-    /// It is the principal's name.
+    /// It is what the token says.
     Match,
 }
 
@@ -174,6 +176,7 @@ impl Named for Issuer {
             clock_skew: Duration::from_secs(60),
             name_claim: "sub".to_owned(),
             username: UserName::Any,
+            username_claim: None,
             realm: None,
             roles_claim: None,
             roles: Vec::new(),
@@ -216,6 +219,11 @@ impl Named for Issuer {
                 let remedy = "set both, or neither";
                 wrong.push((key, Wrong::new(format!("is set without {other}"), remedy)));
             }
+        }
+        if self.username_claim.is_some() && self.username == UserName::Any {
+            let remedy = r#"set username = "match", or remove it"#;
+            let message = "is set, and the user name may be anything";
+            wrong.push(("username_claim", Wrong::new(message, remedy)));
         }
         let has_roles = !self.roles.is_empty() || !self.default_roles.is_empty();
         if self.realm.as_deref() == Some("local") && has_roles {
@@ -374,6 +382,7 @@ impl Section for Issuer {
             clock_skew,
             name_claim,
             username,
+            username_claim,
             realm,
             roles_claim,
             roles,
@@ -422,6 +431,7 @@ impl Section for Issuer {
         v.key("clock_skew", Live, clock_skew, skew);
         v.key("name_claim", Live, name_claim, |claim| plain_text(claim));
         v.key("username", Live, username, any);
+        v.key("username_claim", Live, username_claim, maybe(plain_text));
         v.key("realm", Live, realm, maybe(realm_usable));
         v.key("roles_claim", Live, roles_claim, maybe(plain_text));
         v.key("roles", Live, roles, |roles| at_most(roles, 200));

@@ -381,6 +381,11 @@ const BAD: &[(&str, &str)] = &[
          knows; set client_id and client_secret_file",
     ),
     (
+        "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nusername_claim = \"n\"\n",
+        "postern.toml:4: oauth.home.username_claim: is set, and the user name may be anything; \
+         set username = \"match\", or remove it",
+    ),
+    (
         "[oauth.home]\nissuer = \"https://id.example\"\naudience = \"a\"\nroles = \"admin\"\n",
         "postern.toml:4: oauth.home.roles: is set without roles_claim; set both, or neither",
     ),

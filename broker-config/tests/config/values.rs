@@ -155,6 +155,7 @@ token_cache = 0
 clock_skew = "0s"
 name_claim = "preferred_username"
 username = "match"
+username_claim = "device.label"
 realm = "people"
 roles_claim = "realm_access.roles"
 roles = ["mqtt admins=admin", "sensor"]

@@ -198,6 +198,13 @@ async fn the_user_name_can_be_required_to_match() {
         let connect = Connect::v5("c").user(name, &token);
         assert_eq!(knock(&gateway, &connect).await.connack.code, code, "{name}");
     }
+    let by_subject = "username = \"match\"\nusername_claim = \"client_id\"\n";
+    let gateway = self::gateway(&issuer, by_subject).await;
+    for (name, code) in [("dev", 0), (USER, 0x86)] {
+        let connect = Connect::v5("c").user(name, &token);
+        assert_eq!(knock(&gateway, &connect).await.connack.code, code, "{name}");
+    }
+    logged(&gateway, "home:sensor-7").await;
 }
 
 #[tokio::test]

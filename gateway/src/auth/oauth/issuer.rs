@@ -281,14 +281,19 @@ impl Issuer {
             .text(&config.name_claim)
             .ok_or(TokenProblem::NoName)?;
         check_user_name(name).map_err(|_| TokenProblem::NoName)?;
-        match claimed {
-            Claimed::Name(given) if config.username == UserName::Match && given != name => {
+        if config.username == UserName::Match {
+            let wanted = match &config.username_claim {
+                Some(claim) => claims.text(claim),
+                None => Some(name),
+            };
+            let is_good = match claimed {
+                Claimed::Name(given) => wanted == Some(given),
+                Claimed::Nothing => false,
+                Claimed::Unasked => true,
+            };
+            if !is_good {
                 return Err(TokenProblem::UserName);
             }
-            Claimed::Nothing if config.username == UserName::Match => {
-                return Err(TokenProblem::UserName);
-            }
-            _ => {}
         }
         let words = claims.words(&config.scope_claim);
         Ok(Principal {
@@ -343,6 +348,7 @@ fn introspection(name: &str, config: &Config) -> Result<Settings, OAuthError> {
         claims: [&config.name_claim, &config.scope_claim]
             .into_iter()
             .chain(&config.roles_claim)
+            .chain(&config.username_claim)
             .cloned()
             .collect(),
     })

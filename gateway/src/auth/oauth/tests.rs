@@ -276,6 +276,24 @@ async fn the_user_name_must_be_the_one_in_the_token_where_that_is_asked_for() {
         let verified = verify(&world.issuers, &token, claimed).await;
         assert_eq!(verified.is_ok(), good, "{claimed:?}");
     }
+    // Of another claim than the principal's name.
+    let more = "username = \"match\"\nusername_claim = \"device.label\"\n";
+    let (label, _) = open(&config(&world.server.url, more));
+    let claims = world.claims(json!({"device": {"label": "lamp"}}));
+    let labelled = world.key.sign(&claims);
+    for (token, claimed, good) in [
+        (&labelled, Claimed::Name("lamp"), true),
+        (&labelled, Claimed::Name("sensor-7"), false),
+        (&labelled, Claimed::Nothing, false),
+        (&token, Claimed::Name("lamp"), false),
+        (&token, Claimed::Name(""), false),
+    ] {
+        let verified = verify(&label, token, claimed).await;
+        assert_eq!(verified.is_ok(), good, "{claimed:?}");
+        if let Ok(principal) = verified {
+            assert_eq!(&*principal.name, "sensor-7");
+        }
+    }
     let (any, _) = open(&config(&world.server.url, ""));
     assert!(
         verify(&any, &token, Claimed::Name("sensor-8"))
