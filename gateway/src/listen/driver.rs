@@ -51,7 +51,7 @@ pub async fn drive<S>(
 ) where
     S: AsyncRead + AsyncWrite,
 {
-    let mut driver = Driver::new(stream, *welcome, context, peer.ip());
+    let mut driver = Driver::new(stream, welcome, context, peer.ip());
     let ending = poll_fn(|cx| driver.poll(cx)).await;
     // Boxed: what ends must not make what lives larger. In turn: when a network breaks, all of them end at once.
     let end = Box::pin(driver.end(ending, peer));
@@ -109,14 +109,19 @@ enum Input {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite> Driver<'a, S> {
-    fn new(stream: Pin<Box<S>>, welcome: Welcome, context: &'a Context, address: IpAddr) -> Self {
+    fn new(
+        stream: Pin<Box<S>>,
+        welcome: Box<Welcome>,
+        context: &'a Context,
+        address: IpAddr,
+    ) -> Self {
         let Welcome {
             connection,
             decoder,
             rest,
             keep_alive,
             ..
-        } = welcome;
+        } = *welcome;
         let keep_alive = keep_alive.map(|interval| {
             let allowed = interval + interval / 2;
             let timer = Box::pin(tokio::time::sleep(allowed));
