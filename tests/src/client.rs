@@ -364,6 +364,12 @@ impl Client {
         assert_eq!(self.end().await, None, "no DISCONNECT answers a DISCONNECT");
     }
 
+    /// Leaves in a way that keeps its will (DISCONNECT 0x04, MQTT-3.14.4-3), and returns when its session is without it.
+    pub async fn leave_will(mut self) {
+        self.send(&[0xE0, 1, 0x04]).await;
+        self.end().await;
+    }
+
     /// Ends the connection without a word: an abnormal end (MQTT 5.0, section 3.1.2.5).
     pub fn vanish(self) {
         drop(self);

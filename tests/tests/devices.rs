@@ -251,14 +251,18 @@ async fn a_revoked_device_is_cut_off_with_its_will_and_loses_its_sessions() {
         .await;
     let away = Connect::v5(&scope.id("away")).user(&id, &rows["password"]);
     let away = away.persistent(600);
-    let delayed = Will::new(&topic, "away").with(Property::WillDelay(300));
-    let mut left = gateway.connect(away.clone().will(delayed)).await;
+    let delayed = |name, seconds| Will::new(&topic, name).with(Property::WillDelay(seconds));
+    let mut left = gateway.connect(away.clone().will(delayed("away", 1))).await;
     left.subscribe(&topic, 1).await;
-    left.vanish();
+    left.leave_will().await;
     let finished = device(&gateway, &["revoke", &id]).await.expect_success();
     assert!(finished.stdout.contains("revoked"), "{finished}");
     assert_eq!(live.end_code().await, NOT_AUTHORIZED);
-    watcher.nothing_came().await;
+    // A later will of somebody else is the first that comes.
+    let other = Connect::v5(&scope.id("other")).persistent(600);
+    let other = gateway.connect(other.will(delayed("other", 2))).await;
+    other.leave_will().await;
+    assert_eq!(watcher.receive().await.text(), "other");
     assert_eq!(gateway.try_connect(&login(&rows)).await.connack.code, 0x86);
     assert!(listed(&gateway, &id).await.is_none());
 
@@ -314,6 +318,10 @@ async fn the_identifier_of_a_device_is_refused_to_everybody_else() {
         let thief = gateway.try_connect(&Connect::new(version, &id)).await;
         assert_eq!(thief.connack.code, code);
     }
+    let audit = gateway
+        .cli(&["audit", "--kind", "takeover", "-n", "500"], "")
+        .await;
+    assert!(audit.expect_success().stdout.contains(&id));
     let mut admin = gateway.v5(&scope.id("admin")).await;
     let metric = "$SYS/postern/client_identifiers_reserved";
     admin.subscribe(metric, 0).await;

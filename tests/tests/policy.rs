@@ -209,19 +209,21 @@ async fn a_disabled_user_that_is_away_has_no_session_and_no_will_any_more() {
     let ann = gateway.add_user("ann", &["admin"]).await;
     let mut watcher = gateway.v5("watcher").await;
     watcher.subscribe("will", 1).await;
-    let delay = postern_tests::Property::WillDelay(1);
-    let will = postern_tests::packet::Will::new("will", "gone").with(delay);
+    let will = |name, seconds| {
+        let delay = postern_tests::Property::WillDelay(seconds);
+        postern_tests::packet::Will::new("will", name).with(delay)
+    };
     let login = Connect::v5("away")
         .user(&ann.name, &ann.password)
         .persistent(600)
-        .will(will);
+        .will(will("gone", 1));
     let mut away = gateway.connect(login).await;
     away.subscribe("home/#", 1).await;
-    away.vanish();
+    away.leave_will().await;
     output(&gateway, "user disable ann").await;
     metric(&gateway, "sessions", 2).await;
-    let end = Publish::new("will", "end").qos(1);
-    watcher.publish(end).await;
-    assert_eq!(watcher.receive().await.text(), "end");
-    watcher.nothing_came().await;
+    // A later will of somebody else is the first that comes.
+    let other = Connect::v5("other").persistent(600).will(will("other", 2));
+    gateway.connect(other).await.leave_will().await;
+    assert_eq!(watcher.receive().await.text(), "other");
 }

@@ -141,29 +141,17 @@ where
     };
     match admitted {
         Ok(admitted) => {
-            let connack = Reply::ConnAck(Box::new(admitted.connack));
-            let mut out = BytesMut::new();
-            let written = match mqtt::encode(&connack, version, peer, &mut out) {
-                Ok(()) => stream.write_all(&out).await.map_err(Rejected::Io),
-                Err(_) => Err(Rejected::Refused(
-                    "the client takes no packet as large as CONNACK",
-                )),
-            };
-            if let Err(rejected) = written {
-                let ending = Ending::lost();
-                context
-                    .registry
-                    .release(admitted.connection.finish(&ending))
-                    .await;
-                return Err(rejected);
-            }
-            context.metrics.packets_sent.add(1);
-            context.metrics.bytes_sent.add(out.len() as u64);
             let Admitted {
                 connection,
+                connack,
                 keep_alive,
-                ..
             } = admitted;
+            let connack = Reply::ConnAck(Box::new(connack));
+            if let Err(rejected) = confirm(stream, &connack, version, peer, context).await {
+                let remains = connection.finish(&Ending::lost());
+                context.registry.release(remains).await;
+                return Err(rejected);
+            }
             // Boxed: whoever waits for it lives as long as its connection.
             Ok(Box::new(Welcome {
                 connection,
@@ -179,6 +167,23 @@ where
             Err(problem.map_or(Rejected::Refused(why), Rejected::Token))
         }
     }
+}
+
+/// Sends CONNACK to a client that is in.
+async fn confirm<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    connack: &Reply,
+    version: Version,
+    peer: PeerLimits,
+    context: &Context,
+) -> Result<(), Rejected> {
+    let mut out = BytesMut::new();
+    let too_large = Rejected::Refused("the client takes no packet as large as CONNACK");
+    mqtt::encode(connack, version, peer, &mut out).map_err(|_| too_large)?;
+    stream.write_all(&out).await?;
+    context.metrics.packets_sent.add(1);
+    context.metrics.bytes_sent.add(out.len() as u64);
+    Ok(())
 }
 
 async fn read_connect<S: AsyncRead + Unpin>(

@@ -3,15 +3,15 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteRow};
+use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{Connection, Row, Sqlite, Transaction};
 
 use super::StoreError;
-use super::open::{open, options, snapshot_into, sql_error};
+use super::open::{open, options, pool, snapshot_into, sql_error};
 use super::rules::{self, StoredRule};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite/accounts");
@@ -78,14 +78,7 @@ impl Accounts {
         let checked = open(&options, &MIGRATIONS).await?;
         let error = |error| sql_error(&path, error);
         checked.close().await.map_err(error)?;
-        // One connection: all reading is done from snapshots, and one writer needs no busy loop.
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options);
-        let pool = pool.await.map_err(error)?;
+        let pool = pool(options).await.map_err(error)?;
         Ok(Accounts {
             pool,
             path: Arc::new(path),
@@ -135,18 +128,22 @@ impl Accounts {
         name: &str,
         credential: &Credential,
     ) -> Result<(), StoreError> {
-        let (kind, phc, mac) = columns(credential);
         let mut change = self.change().await?;
         let id = self.touch(&mut change, name).await?;
-        sqlx::query("UPDATE users SET kind = ?, phc = ?, mac = ? WHERE id = ?")
-            .bind(kind)
-            .bind(phc)
-            .bind(mac)
-            .bind(id)
-            .execute(&mut *change)
-            .await
-            .map_err(|error| self.error(error))?;
+        self.update_credential(&mut change, id, credential).await?;
         self.commit(change).await
+    }
+
+    pub(super) async fn update_credential(
+        &self,
+        change: &mut Transaction<'_, Sqlite>,
+        id: i64,
+        credential: &Credential,
+    ) -> Result<(), StoreError> {
+        let (kind, phc, mac) = columns(credential);
+        let query = sqlx::query("UPDATE users SET kind = ?, phc = ?, mac = ? WHERE id = ?");
+        let query = query.bind(kind).bind(phc).bind(mac).bind(id);
+        self.run(change, query).await.map(drop)
     }
 
     pub async fn set_disabled(&self, name: &str, disabled: bool) -> Result<(), StoreError> {

@@ -3,17 +3,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteRow};
+use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::types::Json;
 use sqlx::{Connection, QueryBuilder, Row, Sqlite};
 
 use super::StoreError;
-use super::open::{connect, open, options, sibling, snapshot_into, sql_error};
+use super::open::{connect, open, options, pool, sibling, snapshot_into, sql_error};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite/audit");
 
@@ -139,13 +138,7 @@ impl AuditFile {
         };
         let error = |error| sql_error(&path, error);
         checked.close().await.map_err(error)?;
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options);
-        let pool = pool.await.map_err(error)?;
+        let pool = pool(options).await.map_err(error)?;
         let file = AuditFile {
             pool,
             path: Arc::new(path),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::accounts::{Accounts, columns, now};
+use super::accounts::{Accounts, now};
 use super::{Credential, NewRule, StoreError};
 
 /// What is known of a device besides its account.
@@ -62,7 +62,7 @@ impl Accounts {
                 .map_err(|error| self.error(error))?;
             if is_first && known == 0 {
                 for rule in role_rules {
-                    made += self.import_rule(&mut change, rule).await?;
+                    made += usize::from(self.insert_rule(&mut change, rule).await?.is_some());
                 }
             }
         }
@@ -76,16 +76,13 @@ impl Accounts {
         name: &str,
         credential: &Credential,
     ) -> Result<(), StoreError> {
-        let (kind, phc, mac) = columns(credential);
         let mut change = self.change().await?;
         let id = self.touch(&mut change, name).await?;
         let query = sqlx::query("UPDATE devices SET rotated_at = ? WHERE user_id = ?");
         if self.run(&mut change, query.bind(now()).bind(id)).await? == 0 {
             return Err(StoreError::NoSuchDevice(name.to_owned()));
         }
-        let query = sqlx::query("UPDATE users SET kind = ?, phc = ?, mac = ? WHERE id = ?");
-        let query = query.bind(kind).bind(phc).bind(mac).bind(id);
-        self.run(&mut change, query).await?;
+        self.update_credential(&mut change, id, credential).await?;
         self.commit(change).await
     }
 

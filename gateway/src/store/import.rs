@@ -49,7 +49,7 @@ impl Accounts {
             done.removed_rules += self.clear_roles(&mut change, accounts).await?;
         }
         for rule in rules {
-            done.rules += self.import_rule(&mut change, rule).await?;
+            done.rules += usize::from(self.insert_rule(&mut change, rule).await?.is_some());
         }
         self.commit(change).await?;
         Ok(done)
@@ -128,24 +128,6 @@ impl Accounts {
             removed += self.run(change, query.bind(role.to_owned())).await?;
         }
         Ok(removed)
-    }
-
-    pub(super) async fn import_rule(
-        &self,
-        change: &mut Transaction<'_, Sqlite>,
-        rule: &NewRule,
-    ) -> Result<usize, StoreError> {
-        const INSERT: &str = "INSERT INTO rules (effect, action, filter, who_kind, realm, who, created_at) \
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (effect, action, filter, who_kind, realm, who) DO NOTHING";
-        let query = sqlx::query(INSERT)
-            .bind(&rule.effect)
-            .bind(&rule.action)
-            .bind(&rule.filter)
-            .bind(&rule.who_kind)
-            .bind(&rule.realm)
-            .bind(&rule.who)
-            .bind(now());
-        Ok(self.run(change, query).await? as usize)
     }
 
     pub(super) async fn run(

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::SqliteSynchronous;
-use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
+use sqlx::sqlite::{
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
+    SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions, Connection};
 
 use super::StoreError;
@@ -28,6 +30,17 @@ pub(super) fn options(path: &Path) -> SqliteConnectOptions {
         .pragma("cache_size", "-512")
         .pragma("trusted_schema", "OFF")
         .disable_statement_logging()
+}
+
+/// One connection: all reading is done from snapshots, and one writer needs no busy loop.
+pub(super) async fn pool(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+    SqlitePoolOptions::new()
+        .max_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect_with(options)
+        .await
 }
 
 /// Opens the database that `options` name, made with mode 0600 if it is missing, checks it and brings its schema up

@@ -33,23 +33,10 @@ pub struct NewRule {
 impl Accounts {
     /// Adds a rule and returns its number; an error that names the existing one if it is there already.
     pub async fn add_rule(&self, rule: &NewRule) -> Result<i64, StoreError> {
-        const INSERT: &str = "INSERT INTO rules (effect, action, filter, who_kind, realm, who, created_at) \
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (effect, action, filter, who_kind, realm, who) DO NOTHING \
-             RETURNING id";
         const EXISTING: &str = "SELECT id FROM rules \
              WHERE (effect, action, filter, who_kind, realm, who) = (?, ?, ?, ?, ?, ?)";
         let mut change = self.change().await?;
-        let inserted: Option<i64> = sqlx::query_scalar(INSERT)
-            .bind(&rule.effect)
-            .bind(&rule.action)
-            .bind(&rule.filter)
-            .bind(&rule.who_kind)
-            .bind(&rule.realm)
-            .bind(&rule.who)
-            .bind(now())
-            .fetch_optional(&mut *change)
-            .await
-            .map_err(|error| self.error(error))?;
+        let inserted = self.insert_rule(&mut change, rule).await?;
         let Some(id) = inserted else {
             let existing = sqlx::query_scalar(EXISTING)
                 .bind(&rule.effect)
@@ -65,6 +52,28 @@ impl Accounts {
         };
         self.commit(change).await?;
         Ok(id)
+    }
+
+    /// The number of the new rule; `None` if there is such a rule already.
+    pub(super) async fn insert_rule(
+        &self,
+        change: &mut Transaction<'_, Sqlite>,
+        rule: &NewRule,
+    ) -> Result<Option<i64>, StoreError> {
+        const INSERT: &str = "INSERT INTO rules (effect, action, filter, who_kind, realm, who, created_at) \
+             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (effect, action, filter, who_kind, realm, who) DO NOTHING";
+        let inserted = sqlx::query(INSERT)
+            .bind(&rule.effect)
+            .bind(&rule.action)
+            .bind(&rule.filter)
+            .bind(&rule.who_kind)
+            .bind(&rule.realm)
+            .bind(&rule.who)
+            .bind(now())
+            .execute(&mut **change)
+            .await
+            .map_err(|error| self.error(error))?;
+        Ok((inserted.rows_affected() == 1).then(|| inserted.last_insert_rowid()))
     }
 
     /// Removes a rule and returns what it was.
