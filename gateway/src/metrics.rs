@@ -183,6 +183,8 @@ metrics! {
     tokens_expired: Counter,
     /// Connections ended because an issuer did not stand by their token any more, or is trusted no more.
     tokens_revoked: Counter,
+    /// Sessions to which nothing more is delivered until their next login: what the last one showed was revoked.
+    sessions_discredited: Counter,
     /// Requests to issuers that failed: for keys, descriptions, or about tokens.
     issuer_requests_failed: Counter,
     /// Issuers that did not answer as they should when they were last asked.

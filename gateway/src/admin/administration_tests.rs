@@ -69,7 +69,7 @@ impl LiveSessions for Ear {
     fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()> {
         self.0.note(format!("password {realm}:{name}"))
     }
-    fn certificates_changed(&self) -> BoxFuture<'static, ()> {
+    fn certificates_changed(&self, _: Vec<[u8; 32]>) -> BoxFuture<'static, ()> {
         self.0.note("certificates".to_owned())
     }
     fn problems(&self) -> Vec<String> {

@@ -15,9 +15,9 @@ pub trait LiveSessions: Send + Sync {
     fn roles_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()>;
     /// The principal proves itself by another password or secret now; who is connected used the old one.
     fn password_changed(&self, realm: &str, name: &str) -> BoxFuture<'static, ()>;
-    /// Certificates were revoked, or another revocation list is on disk: connections with a certificate that is not
-    /// good any more end, and their wills are dropped (P3).
-    fn certificates_changed(&self) -> BoxFuture<'static, ()>;
+    /// Certificates were revoked, or another revocation list is on disk: sessions that were opened with one that is not good
+    /// any more are discredited (P3). `revoked`: SHA-256 of all those of the private CA.
+    fn certificates_changed(&self, revoked: Vec<[u8; 32]>) -> BoxFuture<'static, ()>;
     /// What is retained on these topics, as far as it is at most `longest` bytes.
     fn retained_on(
         &self,

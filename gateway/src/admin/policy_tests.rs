@@ -31,7 +31,7 @@ impl LiveSessions for Somebody {
     fn password_changed(&self, _: &str, _: &str) -> BoxFuture<'static, ()> {
         Box::pin(ready(()))
     }
-    fn certificates_changed(&self) -> BoxFuture<'static, ()> {
+    fn certificates_changed(&self, _: Vec<[u8; 32]>) -> BoxFuture<'static, ()> {
         Box::pin(ready(()))
     }
     fn problems(&self) -> Vec<String> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
+use hashbrown::HashSet;
 use rustls_pki_types::UnixTime;
 
 use super::{LiveSessions, SessionOf};
@@ -31,8 +32,13 @@ impl Sessions {
     }
 }
 
-/// Ends the connections of all certificates that do not pass at this moment.
-pub async fn end_certificates(registry: &Arc<Registry>, trusts: &ClientTrusts) {
+/// Discredits the sessions of all certificates that do not pass at this moment. `revoked`: SHA-256 of those that are known to
+/// be, for sessions of before the start, of whose certificate nothing else is left.
+pub async fn end_certificates(
+    registry: &Arc<Registry>,
+    trusts: &ClientTrusts,
+    revoked: &HashSet<[u8; 32]>,
+) {
     let now = UnixTime::now();
     let is_good = |certificate: &Certificate| match trusts.of(&certificate.listener) {
         // Expired ones end in their own way (P3).
@@ -41,8 +47,8 @@ pub async fn end_certificates(registry: &Arc<Registry>, trusts: &ClientTrusts) {
                 trust.identify(&certificate.chain, now).is_ok()
             }
         }
-        // Of an earlier process: nobody is connected with it.
-        None => true,
+        // Of an earlier process, or of a listener that is gone.
+        None => !revoked.contains(&certificate.fingerprint),
     };
     let ended = registry.certificates_changed(is_good).await;
     if ended > 0 {
@@ -81,16 +87,16 @@ impl LiveSessions for Sessions {
         Box::pin(std::future::ready(()))
     }
 
-    fn certificates_changed(&self) -> BoxFuture<'static, ()> {
+    fn certificates_changed(&self, revoked: Vec<[u8; 32]>) -> BoxFuture<'static, ()> {
         let (registry, trusts) = (self.registry.clone(), self.trusts.clone());
         Box::pin(async move {
-            if trusts.is_empty() {
-                return;
+            if !trusts.is_empty() {
+                let reading = trusts.clone();
+                // File I/O. Somebody else may have read the list already, and may not be done with the sessions.
+                let _ = tokio::task::spawn_blocking(move || reading.refresh()).await;
             }
-            let reading = trusts.clone();
-            // File I/O. Somebody else may have read the list already, and may not be done with the sessions.
-            let _ = tokio::task::spawn_blocking(move || reading.refresh()).await;
-            end_certificates(&registry, &trusts).await;
+            let revoked = revoked.into_iter().collect();
+            end_certificates(&registry, &trusts, &revoked).await;
         })
     }
 

@@ -17,7 +17,7 @@ pub enum Kind {
     SubscribeDenied,
     PublishDenied,
     WillDenied,
-    /// A change took a subscription, or the connection, from a client that had it.
+    /// A change took a subscription, the connection, or what was to come from a session that had it.
     Withdrawn,
     /// Failures led to a ban, or to a name that is refused.
     Ban,

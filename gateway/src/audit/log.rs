@@ -68,8 +68,10 @@ struct State {
     next: i64,
     /// Entries of the last minute, by what must be the same for one that repeats: it only counts.
     recent: HashMap<u64, Recent>,
-    /// Entries that are not on disk.
+    /// Entries that are not on disk, but for those that are being written.
     new: Vec<NewEntry>,
+    /// How many those are.
+    writing: usize,
     /// What is counted of entries that are forgotten here, by id, and not on disk.
     again: BTreeMap<i64, Again>,
 }
@@ -78,15 +80,14 @@ struct State {
 #[derive(Debug)]
 struct Recent {
     at: i64,
-    now: Again,
+    so_far: Again,
     /// It has happened again since it was last written.
     dirty: bool,
 }
 
 /// Seconds in which the same thing again is the same entry.
 const MINUTE: i64 = 60;
-/// Entries in memory that are not on disk, and as many again that are being written: 10 MB each if every text has its
-/// full length, 2 MB as a rule. Also how many may repeat.
+/// Entries in memory that are not on disk: 10 MB if every text has its full length, 2 MB as a rule. Also how many may repeat.
 const IN_MEMORY: usize = 8_192;
 /// How often what is there is written.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -168,6 +169,8 @@ impl AuditLog {
         let same = (kind, note.principal, note.address, note.reason);
         // A login or a change is one of its own client or thing; a stranger cannot multiply refusals by either.
         let own = match kind.class() {
+            // Nothing that a stranger does.
+            Class::Refusals if kind == Kind::Withdrawn => (note.client, note.subject),
             Class::Refusals => ("", ""),
             Class::Logins => (note.client, ""),
             Class::Changes => (note.client, note.subject),
@@ -178,17 +181,17 @@ impl AuditLog {
         match state.recent.get_mut(&key) {
             // A clock that went back begins a new entry.
             Some(recent) if recent.is_of_minute(now) => {
-                recent.now.count = recent.now.count.saturating_add(times);
-                recent.now.last = now;
+                recent.so_far.count = recent.so_far.count.saturating_add(times);
+                recent.so_far.last = now;
                 recent.dirty = true;
             }
             before => {
                 let before = before.and_then(Recent::take);
-                if state.new.len() >= IN_MEMORY {
+                state.again.extend(before.map(|again| (again.id, again)));
+                if state.new.len() + state.writing >= IN_MEMORY {
                     self.metrics.audit_dropped.add(1);
                     return;
                 }
-                state.again.extend(before.map(|again| (again.id, again)));
                 state.begin(key, entry(kind, note, times, now), kind.class());
             }
         }
@@ -231,6 +234,7 @@ impl AuditLog {
         match file.write(&batch, &keep).await {
             Ok(None) => Ok(()),
             Ok(Some(counts)) => {
+                self.state.lock().writing = 0;
                 self.metrics.audit_commits.add(1);
                 self.metrics.audit_entries.set(counts.iter().sum());
                 Ok(())
@@ -277,7 +281,7 @@ impl State {
     fn begin(&mut self, key: u64, mut entry: AuditEntry, class: Class) {
         entry.id = self.next;
         self.next += 1;
-        let now = Again {
+        let so_far = Again {
             id: entry.id,
             count: entry.count,
             last: entry.last,
@@ -289,7 +293,7 @@ impl State {
         }
         let recent = Recent {
             at: entry.at,
-            now,
+            so_far,
             dirty: false,
         };
         self.recent.insert(key, recent);
@@ -307,6 +311,7 @@ impl State {
             self.again.extend(again.map(|again| (again.id, again)));
         }
         self.recent.retain(|_, recent| recent.is_of_minute(now));
+        self.writing = self.new.len();
         AuditBatch {
             new: std::mem::take(&mut self.new),
             again: std::mem::take(&mut self.again).into_values().collect(),
@@ -319,6 +324,7 @@ impl State {
             self.again.entry(again.id).or_insert(again);
         }
         self.new.splice(0..0, batch.new);
+        self.writing = 0;
     }
 }
 
@@ -329,7 +335,7 @@ impl Recent {
 
     /// What is to be written of it, if anything.
     fn take(&mut self) -> Option<Again> {
-        std::mem::take(&mut self.dirty).then_some(self.now)
+        std::mem::take(&mut self.dirty).then_some(self.so_far)
     }
 }
 

@@ -142,6 +142,33 @@ async fn what_could_not_be_written_is_written_later_with_what_was_counted_meanwh
     assert_eq!(counts, [(100, 2), (102, 1), (170, 1)]);
 }
 
+// N1: a disk that fails for long is no way to fill the memory, and no count is lost for want of room.
+#[tokio::test]
+async fn what_waits_for_a_failing_disk_is_bounded_and_what_was_counted_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, metrics) = log(directory.path(), 100_000).await;
+    log.note_at(Kind::LoginFailed, note("ann", "wrong"), 1, 100);
+    log.flush_at(100).await.unwrap();
+    log.note_at(Kind::LoginFailed, note("ann", "wrong"), 4, 101);
+    for round in 0..3 {
+        let taken = (round > 0).then(|| log.state.lock().take(102));
+        for n in 0..IN_MEMORY {
+            let name = format!("{round}-{n}");
+            log.note_at(Kind::LoginFailed, note(&name, "wrong"), 1, 102);
+        }
+        // A minute later it would be another entry.
+        log.note_at(Kind::LoginFailed, note("ann", "wrong"), 1, 170);
+        if let Some(taken) = taken {
+            log.state.lock().put_back(taken);
+        }
+        assert_eq!(log.state.lock().new.len(), IN_MEMORY, "{round}");
+    }
+    assert_eq!(metrics.audit_dropped.get(), 2 * IN_MEMORY as u64 + 3);
+    let entries = all(&log).await;
+    assert_eq!((entries[0].count, entries[0].last), (5, 101));
+    assert_eq!(entries.len(), IN_MEMORY + 1);
+}
+
 #[tokio::test]
 async fn entries_survive_a_restart_and_get_no_id_twice() {
     let directory = tempfile::tempdir().unwrap();

@@ -75,9 +75,10 @@ impl Authenticator {
         &self,
         login: &TokenLogin,
         certificate: Option<&Arc<Certificate>>,
+        asker: Asker,
     ) -> Result<Principal, Refusal> {
         let issuers = self.issuers.get().ok_or(Refusal::NotAuthorized)?;
-        let principal = issuers.verify_again(login).await.map_err(refusal)?;
+        let principal = issuers.verify_again(login, asker).await.map_err(refusal)?;
         self.with_both(self.admit_bearer(principal)?, certificate)
     }
 

@@ -35,7 +35,7 @@ pub use authenticator::{Authenticator, Credentials, Refusal, Settings};
 pub use certificate::Certificate;
 pub use imported::{ImportedHashError, check_imported, check_imported_together, is_imported};
 pub use name::{LOCAL_REALM, check_device_id, check_role, check_user_name};
-pub use oauth::{Issuers, Next, OAuthError, Token, TokenLogin, TokenProblem, TokenRefusal};
+pub use oauth::{Asker, Issuers, Next, OAuthError, Token, TokenLogin, TokenProblem, TokenRefusal};
 pub use pool::Wrong;
 pub use principal::Principal;
 pub use secret::{SecretKey, generate_device_secret, generate_secret};

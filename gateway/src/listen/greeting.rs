@@ -240,6 +240,9 @@ async fn admit(
     // told.
     let certificate_is_good = client.is_none_or(Presented::is_good);
     if !certificate_is_good || !context.authenticator.is_current(&principal) {
+        if !certificate_is_good || !context.authenticator.trusts_issuer_of(&principal) {
+            context.registry.login_was_revoked(connection.session());
+        }
         // P3: no will of somebody who may not be here.
         let ending = Ending {
             farewell: None,

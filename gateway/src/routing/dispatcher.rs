@@ -339,7 +339,7 @@ impl Dispatcher {
         } else {
             ReasonCode::Success
         };
-        let full = self.is_full() && self.waits_for_the_absent(&matched);
+        let full = self.is_full() && self.waits_for_the_absent(&matched, run[0].topic());
         if full || run.iter().any(Message::retain) {
             // Each message finds the retained set as its predecessors left it; a refused one is delivered to nobody.
             for (message, id) in run.iter().zip(ids) {
@@ -421,15 +421,19 @@ impl Dispatcher {
             || self.metrics.bytes_stored.get() >= self.stored.bytes
     }
 
-    fn waits_for_the_absent(&mut self, matched: &Matched) -> bool {
+    fn waits_for_the_absent(&mut self, matched: &Matched, topic: &str) -> bool {
         let absent = |endpoint: &Arc<dyn Endpoint>| endpoint.is_stored() && !endpoint.is_online();
         matched
             .targets
             .iter()
             .any(|target| absent(&target.endpoint))
             || matched.groups.iter().any(|id| {
-                let group = self.tree.group(*id);
-                group.is_some_and(|group| group.members().all(&absent))
+                let group = self.tree.group(*id).into_iter();
+                let mut members = group
+                    .flat_map(|group| group.members())
+                    .filter(|member| member.may_receive(topic))
+                    .peekable();
+                members.peek().is_some() && members.all(absent)
             })
     }
 

@@ -27,8 +27,12 @@ pub trait Endpoint: Send + Sync {
     /// Whether the session can hold a message for a client that is away.
     fn is_persistent(&self) -> bool;
 
-    /// Whether no deny rule keeps this topic from the session (P2).
+    /// Whether messages of this topic may be handed to the session: no deny rule is against it (P2), and its last login is not
+    /// discredited (P3).
     fn may_receive(&self, topic: &str) -> bool;
+
+    /// Whether those that it has may stay with it: by the rules alone.
+    fn may_keep(&self, topic: &str) -> bool;
 
     /// Whether its subscriptions and what waits for it are kept on disk.
     fn is_stored(&self) -> bool;

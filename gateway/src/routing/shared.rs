@@ -133,7 +133,7 @@ impl Group {
                 self.in_turn(|member| {
                     Some(member.endpoint.id()) == not
                         && member.endpoint.is_persistent()
-                        && member.endpoint.may_receive(topic)
+                        && member.endpoint.may_keep(topic)
                 })
             })?;
         self.turn = (place + 1) % self.members.len();

@@ -54,6 +54,10 @@ impl Endpoint for Sink {
         self.denied != Some(topic)
     }
 
+    fn may_keep(&self, topic: &str) -> bool {
+        self.may_receive(topic)
+    }
+
     fn is_stored(&self) -> bool {
         false
     }

@@ -39,7 +39,8 @@ impl Registry {
                 continue;
             }
             tracing::warn!(target: "postern::audit", %principal, %owner, client = ?client_id, "the session of another principal ended: its client identifier is that of a device");
-            session.made_way();
+            let why = "the session ended: its client identifier is that of a device";
+            session.was_withdrawn("", why);
             self.agenda.forget(session.id);
             let will = session.rest().interrupt();
             self.end(&session, will).await;

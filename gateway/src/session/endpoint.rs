@@ -31,9 +31,12 @@ impl Endpoint for Session {
     }
 
     fn may_receive(&self, topic: &str) -> bool {
+        !self.discredited.load(Relaxed) && self.may_keep(topic)
+    }
+
+    fn may_keep(&self, topic: &str) -> bool {
         let permissions = self.permissions.load();
-        !self.discredited.load(Relaxed)
-            && (!permissions.has_receive_denies() || permissions.receive(topic).allowed)
+        !permissions.has_receive_denies() || permissions.receive(topic).allowed
     }
 
     fn is_stored(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
+    task::Waker,
     time::SystemTime,
 };
 
@@ -76,7 +77,7 @@ impl Registry {
         self: &Arc<Self>,
         is_good: impl Fn(&Certificate) -> bool,
     ) -> usize {
-        let (mut ended, mut judged, mut discredited) = (0, 0, false);
+        let (mut ended, mut judged) = (0, 0);
         for session in self.all() {
             let principal = session.principal();
             let Some(certificate) = &principal.certificate else {
@@ -91,13 +92,57 @@ impl Registry {
                 continue;
             }
             let why = "the client certificate is not accepted any more";
-            ended += usize::from(session.discredit(Notice::CertificateRevoked, why));
-            discredited = true;
-        }
-        if discredited {
-            self.bus().rights().changed();
+            let is_judged = |now: &Principal| {
+                let now = now.certificate.as_ref();
+                now.is_some_and(|now| Arc::ptr_eq(now, certificate))
+            };
+            let notice = Notice::CertificateRevoked;
+            ended += usize::from(self.discredit(&session, is_judged, notice, why));
         }
         ended
+    }
+
+    /// A login was let in, and what it showed was revoked before anybody could tell its session (P3).
+    pub fn login_was_revoked(&self, session: &Arc<Session>) {
+        let why = "the credential was revoked while the client logged in";
+        self.discredit(session, |_| true, Notice::TokenRevoked, why);
+    }
+
+    /// What the last login of a session showed was revoked, if `is_judged` knows that login: a later one is another matter.
+    /// Its connection ends, its will is not sent (P3), and until its principal comes back with something better nothing more
+    /// is delivered to it. What waits already stays, and is checked by what the next login entitles to. Whether there was a
+    /// connection to end.
+    pub(super) fn discredit(
+        &self,
+        session: &Arc<Session>,
+        is_judged: impl FnOnce(&Principal) -> bool,
+        notice: Notice,
+        why: &str,
+    ) -> bool {
+        let (online, waker) = {
+            let mut rest = session.rest();
+            if rest.ended || !is_judged(&session.principal()) {
+                return false;
+            }
+            if session.discredited.swap(true, Relaxed) {
+                return false;
+            }
+            rest.forget_will();
+            rest.identity.changed = true;
+            match session.online.load(Relaxed) {
+                true => (true, session.leave_notice(&rest, notice).0),
+                // A client that is on its way has a login of its own.
+                false => (false, None),
+            }
+        };
+        self.bus().rights().changed();
+        waker.inspect(Waker::wake_by_ref);
+        session.save_soon();
+        session.was_withdrawn("", why);
+        let (principal, client) = (session.principal(), session.client_id());
+        tracing::warn!(target: "postern::audit", %principal, ?client, %why, "nothing more is delivered to this session until the next login");
+        self.metrics().sessions_discredited.add(1);
+        online
     }
 
     /// Ends connections whose client certificate has expired; their wills are sent (P3). Gives their number.
@@ -120,7 +165,8 @@ impl Registry {
             shared,
         } = session.apply(&self.policy().load(), change);
         for lost in &subscriptions {
-            session.withdrawn(lost.filter.as_str());
+            let why = "a change took this subscription away";
+            session.was_withdrawn(lost.filter.as_str(), why);
         }
         let first = subscriptions.first();
         let first = first.map(|lost| lost.filter.as_str().into());
@@ -153,28 +199,5 @@ impl Registry {
             *principal.realm == *realm && *principal.name == *name
         });
         sessions
-    }
-}
-
-impl Session {
-    /// What the last login showed was revoked. Its connection ends, its will is not sent (P3), and until its principal comes
-    /// back with something better nothing more is delivered to it, once the dispatcher has forgotten whom it may serve. What
-    /// waits already stays, and is checked by what the next login entitles to. Whether there was a connection to end.
-    pub(super) fn discredit(self: &Arc<Self>, notice: Notice, why: &str) -> bool {
-        let absent = {
-            let mut rest = self.rest();
-            let first = !self.discredited.swap(true, Relaxed);
-            let absent = !rest.attached && !rest.ended;
-            if absent {
-                rest.forget_will();
-                rest.identity.changed |= first;
-            }
-            absent && first
-        };
-        if absent {
-            self.save_soon();
-            self.discredited_in_absence(why);
-        }
-        self.disown(notice, why)
     }
 }

@@ -24,22 +24,26 @@ pub(super) struct Allowed {
     topic: String,
     /// The permissions that were asked.
     changes: u32,
+    /// Whether dry runs were told.
+    is_asked: bool,
 }
 
 /// Bytes of a topic that is worth keeping.
 const ALLOWED_MAX: usize = 256;
 
 impl Allowed {
-    fn is(&self, topic: &str, changes: u32) -> bool {
-        self.topic == topic && self.changes == changes && !topic.is_empty()
+    fn is(&self, topic: &str, changes: u32, is_asked: bool) -> bool {
+        let is_same = self.topic == topic && !topic.is_empty();
+        is_same && self.changes == changes && self.is_asked >= is_asked
     }
 
-    fn set(&mut self, topic: &str, changes: u32) {
+    fn set(&mut self, topic: &str, changes: u32, is_asked: bool) {
         self.topic.clear();
         if topic.len() <= ALLOWED_MAX {
             self.topic.push_str(topic);
         }
         self.changes = changes;
+        self.is_asked = is_asked;
     }
 }
 
@@ -164,11 +168,12 @@ impl Connection {
     /// Why this message is not taken, if it is not.
     fn refusal(&mut self, publish: &Publish, topic: &str) -> Result<Option<ReasonCode>, Ending> {
         let changes = self.session.permission_changes();
-        if !self.allowed.is(topic, changes) {
+        let is_asked = self.session.witness.decisions.is_on();
+        if !self.allowed.is(topic, changes, is_asked) {
             if let Some(refusal) = self.topic_refusal(topic)? {
                 return Ok(Some(refusal));
             }
-            self.allowed.set(topic, changes);
+            self.allowed.set(topic, changes, is_asked);
         }
         // N4: there is no room for more.
         let assured = publish.qos != Qos::AtMostOnce;

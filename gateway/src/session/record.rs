@@ -103,7 +103,7 @@ struct Login {
     anonymous: bool,
     #[serde(default)]
     from_backup: bool,
-    /// SHA-256 of the client certificate: the will of one that is revoked while the gateway is down is dropped (P3).
+    /// SHA-256 of the client certificate: one that is revoked while the gateway is down counts at its start (P3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     certificate: Option<[u8; 32]>,
     /// Of a login by token, for the same reason. No part of the token.

@@ -318,15 +318,12 @@ impl Registry {
                 || before.scopes != principal.scopes
                 || before.device != principal.device;
             let login = other_roles.then(|| Change::Login(principal.clone()));
-            let was_discredited = session.discredited.load(Relaxed);
             let mut claimed = self.attach(session.clone(), connect, principal, settings, carry);
             claimed.session_present &= present;
             // P3: what it subscribed to is checked by what its login entitles it to now.
             self.recheck(&session, login.as_ref()).await;
             if other_roles {
                 session.is_to_be_rechecked();
-            }
-            if other_roles || was_discredited {
                 self.bus().rights().changed();
             }
             if let Some(filter) = session.take_lost() {
@@ -610,7 +607,11 @@ impl Registry {
         let session_present = carry.is_some();
         let will = connect.will.clone().map(Will::new);
         let lasting = (session_expiry, will);
-        let epoch = session.connect(principal, &self.policy, settings.queue, lasting);
+        let (epoch, was_discredited) =
+            session.connect(principal, &self.policy, settings.queue, lasting);
+        if was_discredited {
+            self.bus.rights().changed();
+        }
         self.watch_token(&session);
         self.metrics.clients_connected.add(1);
         let connected = self.metrics.clients_connected.get();

@@ -7,7 +7,10 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     task::Waker,
 };
@@ -215,7 +218,7 @@ impl Session {
 
     /// How often its permissions have changed: a connection compares it with what it began with.
     pub fn permission_changes(&self) -> u32 {
-        self.changes.load(Relaxed)
+        self.changes.load(Acquire)
     }
 
     /// Whether it may publish to this topic, by the permissions of this moment.
@@ -262,17 +265,20 @@ impl Session {
         if !rest.attached || rest.ended {
             return false;
         }
-        let (waker, first) = {
-            let mut mailbox = self.open();
-            let first = mailbox.notice.is_none();
-            if first || notice.takes_will() {
-                mailbox.notice = Some(notice);
-            }
-            (mailbox.waker.clone(), first)
-        };
+        let (waker, first) = self.leave_notice(&rest, notice);
         drop(rest);
         waker.inspect(Waker::wake_by_ref);
         first
+    }
+
+    /// [`Self::notify`] for whoever holds the rest of a session that is attached. Gives whom to wake then.
+    pub(super) fn leave_notice(&self, _held: &Rest, notice: Notice) -> (Option<Waker>, bool) {
+        let mut mailbox = self.open();
+        let first = mailbox.notice.is_none();
+        if first || notice.takes_will() {
+            mailbox.notice = Some(notice);
+        }
+        (mailbox.waker.clone(), first)
     }
 
     /// Tells the connection that another one wants the session, and waits until it has left.
@@ -320,7 +326,9 @@ impl Session {
         }
         mail.completions.append(completions);
         mail.notice = notice.take();
-        while taken < wanted.bytes {
+        // What is left goes to nobody whose credential was revoked.
+        let is_over = mail.notice.as_ref().is_some_and(Notice::takes_will);
+        while taken < wanted.bytes && !is_over {
             let Some(entry) = queue.pop(window > 0) else {
                 break;
             };
@@ -354,16 +362,20 @@ impl Session {
         }
     }
 
-    /// A connection begins: gives its number.
+    /// A connection begins: gives its number, and whether the login before it was discredited.
     pub(super) fn connect(
         &self,
         principal: Principal,
         policy: &PolicyHandle,
         limits: QueueLimits,
         (expiry, will): (u32, Option<Will>),
-    ) -> u32 {
-        self.principal.store(Arc::new(principal));
-        self.discredited.store(false, Relaxed);
+    ) -> (u32, bool) {
+        let was_discredited = {
+            // In one step: a judgement about the login before it is none about this one.
+            let _rest = self.rest.lock();
+            self.principal.store(Arc::new(principal));
+            self.discredited.swap(false, Relaxed)
+        };
         // Once more if policy or roles changed meanwhile: the change may have passed this session before the login's
         // permissions were stored.
         loop {
@@ -396,7 +408,7 @@ impl Session {
         let mut mailbox = self.open();
         mailbox.limits = limits;
         self.online.store(true, Relaxed);
-        self.epoch.fetch_add(1, Relaxed) + 1
+        (self.epoch.fetch_add(1, Relaxed) + 1, was_discredited)
     }
 
     /// The connection is gone; gives what shared groups must decide anew. Of the rest the disk has, or will have, a copy.
@@ -511,7 +523,7 @@ impl Session {
             });
         }
         let permissions = self.entitle(policy);
-        self.changes.fetch_add(changed.into(), Relaxed);
+        self.changes.fetch_add(changed.into(), Release);
         let mut lost = Lost::default();
         self.subscriptions.lock().retain(|_, subscription| {
             let keep = permissions

@@ -1,5 +1,6 @@
-//! How long does a login by token last? It ends with its token, and it is ended when its issuer does not stand by it any more:
-//! one entry of the agenda for each connected session with a token, and no task while nothing is due.
+//! How long does a login by token last? It ends with its token, and it is ended when its issuer does not stand by it any more,
+//! whether its client is connected or not: one entry of the agenda for each session with a token, and no task while nothing
+//! is due.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -10,7 +11,7 @@ use super::{
     agenda::Due, entitlement::Change, mailbox::Notice, registry::Registry, session::Session,
 };
 use crate::{
-    auth::{Next, Principal, Refusal, TokenProblem},
+    auth::{Asker, Next, Principal, Refusal, TokenProblem},
     routing::endpoint::Endpoint,
 };
 
@@ -35,19 +36,12 @@ impl Registry {
         let Some(authenticator) = self.authenticator.get() else {
             return 0;
         };
-        let mut untrusted = self.all();
-        untrusted.retain(|session| {
+        let all = self.all();
+        let ended = all.iter().filter(|session| {
             let principal = session.principal();
-            !authenticator.trusts_issuer_of(&principal)
+            !authenticator.trusts_issuer_of(&principal) && self.revoke_token(session, &principal)
         });
-        let ended = untrusted
-            .iter()
-            .filter(|session| self.revoke_token(session));
-        let ended = ended.count();
-        if !untrusted.is_empty() {
-            self.bus().rights().changed();
-        }
-        ended
+        ended.count()
     }
 
     /// What is wrong with issuers, in words for the operator.
@@ -79,14 +73,21 @@ impl Registry {
         if session.discredited.load(Relaxed) || session.rest().ended {
             return;
         }
+        let is_endless = principal.expires_at.is_none();
         match login.next(principal.expires_at, session.id().0) {
+            // Nobody is connected by it: what counts is what the issuer says when it speaks again.
+            Next::Expired if is_endless && !session.is_online() => {
+                self.ask_soon(session, principal)
+            }
             Next::Expired => self.expire_token(session, &principal),
             Next::Wait(wait) => self.agenda.add(session, Due::Token, wait),
-            Next::Ask => {
-                let (registry, session) = (self.clone(), session.clone());
-                tokio::spawn(async move { registry.ask_again(&session, &principal).await });
-            }
+            Next::Ask => self.ask_soon(session, principal),
         }
+    }
+
+    fn ask_soon(self: &Arc<Self>, session: &Arc<Session>, principal: Arc<Principal>) {
+        let (registry, session) = (self.clone(), session.clone());
+        tokio::spawn(async move { registry.ask_again(&session, &principal).await });
     }
 
     /// Asks the issuer whether it still stands by the token that `before` logged in with.
@@ -95,7 +96,11 @@ impl Registry {
             return;
         };
         let certificate = before.certificate.as_ref();
-        let answer = authenticator.verify_again(login, certificate).await;
+        let asker = match session.is_online() {
+            true => Asker::Gateway,
+            false => Asker::Member,
+        };
+        let answer = authenticator.verify_again(login, certificate, asker).await;
         let current = session.principal();
         if !current
             .token
@@ -119,8 +124,7 @@ impl Registry {
                 self.agenda.add(session, Due::Token, wait);
             }
             Ok(_) | Err(_) => {
-                self.revoke_token(session);
-                self.bus().rights().changed();
+                self.revoke_token(session, before);
             }
         }
     }
@@ -148,8 +152,7 @@ impl Registry {
             return;
         }
         if !authenticator.trusts_issuer_of(&principal) {
-            self.revoke_token(session);
-            self.bus().rights().changed();
+            self.revoke_token(session, &principal);
             return;
         }
         match authenticator.renew((*principal).clone()) {
@@ -183,15 +186,14 @@ impl Registry {
     }
 
     /// P3: the session stays with its principal, who may come back with another token. Whether that ends a connection.
-    fn revoke_token(&self, session: &Arc<Session>) -> bool {
+    fn revoke_token(&self, session: &Arc<Session>, judged: &Principal) -> bool {
+        let is_judged = |now: &Principal| match (&now.token, &judged.token) {
+            (Some(now), Some(judged)) => Arc::ptr_eq(now, judged),
+            _ => false,
+        };
         let why = "the issuer does not stand by the token any more";
-        let ended = session.discredit(Notice::TokenRevoked, why);
-        if ended {
-            let principal = session.principal();
-            let client = session.client_id();
-            tracing::warn!(target: "postern::audit", %principal, ?client, "the issuer does not stand by the token of this login any more: its connection ends");
-            self.metrics().tokens_revoked.add(1);
-        }
+        let ended = self.discredit(session, is_judged, Notice::TokenRevoked, why);
+        self.metrics().tokens_revoked.add(ended.into());
         ended
     }
 }

@@ -175,34 +175,18 @@ impl Session {
         }
     }
 
-    /// A change took a subscription away.
-    pub(super) fn withdrawn(&self, filter: &str) {
+    /// A change took a subscription away (`filter`), or everything.
+    pub(super) fn was_withdrawn(&self, filter: &str, why: &str) {
         if self.witness.audit.is_on() {
-            let reason = "a change took this subscription away";
-            self.note_many(Kind::Withdrawn, (filter, reason), 1);
-        }
-    }
-
-    /// It ended for the device whose client identifier it had.
-    pub(super) fn made_way(&self) {
-        if self.witness.audit.is_on() {
-            let why = "the session ended: its client identifier is that of a device";
-            self.note_many(Kind::Withdrawn, ("", why), 1);
-        }
-    }
-
-    /// What the last login showed was revoked while its client is away.
-    pub(super) fn discredited_in_absence(&self, why: &str) {
-        if self.witness.audit.is_on() {
-            self.note_many(Kind::Withdrawn, ("", why), 1);
+            self.note_many(Kind::Withdrawn, (filter, why), 1);
         }
     }
 
     /// Tells the connection to end for what became of its credential; whether there is one to tell.
     pub(super) fn disown(&self, notice: Notice, why: &str) -> bool {
         let told = self.notify(notice);
-        if told && self.witness.audit.is_on() {
-            self.note_many(Kind::Withdrawn, ("", why), 1);
+        if told {
+            self.was_withdrawn("", why);
         }
         told
     }

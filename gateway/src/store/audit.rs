@@ -21,8 +21,17 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite/audit");
 pub struct AuditFile {
     pool: SqlitePool,
     path: Arc<PathBuf>,
-    /// Entries of each class, once they were counted: not for each transaction.
-    known: Arc<Mutex<Option<Vec<u64>>>>,
+    /// `None`: it has to be counted, which is not done for each transaction.
+    known: Arc<Mutex<Option<Known>>>,
+}
+
+/// What the file has.
+#[derive(Debug, Clone)]
+struct Known {
+    /// Entries of each class.
+    counts: Vec<u64>,
+    /// The greatest id.
+    last: i64,
 }
 
 /// One entry.
@@ -181,14 +190,15 @@ impl AuditFile {
         keep: &[u64],
     ) -> Result<Option<Vec<u64>>, StoreError> {
         let known = self.known.lock().clone();
-        let mut counts = match known {
-            Some(counts) => counts,
+        let Known { mut counts, last } = match known {
+            Some(known) => known,
             None => {
                 let counted = self.counted(keep.len()).await;
                 counted.map_err(|error| self.error(error))?
             }
         };
-        for new in &batch.new {
+        // One that is there was written by a transaction that seemed to fail.
+        for new in batch.new.iter().filter(|new| new.entry.id > last) {
             if let Some(count) = counts.get_mut(usize::from(new.class)) {
                 *count += 1;
             }
@@ -208,12 +218,15 @@ impl AuditFile {
         for (count, over) in counts.iter_mut().zip(over) {
             *count -= over;
         }
-        *self.known.lock() = Some(counts.clone());
+        let newest = batch.new.last().map_or(last, |new| new.entry.id);
+        *self.known.lock() = Some(Known {
+            counts: counts.clone(),
+            last: last.max(newest),
+        });
         Ok(Some(counts))
     }
 
-    /// The entries of each class.
-    async fn counted(&self, classes: usize) -> Result<Vec<u64>, sqlx::Error> {
+    async fn counted(&self, classes: usize) -> Result<Known, sqlx::Error> {
         let mut counts = Vec::new();
         for class in 0..classes {
             let count: i64 = sqlx::query_scalar("SELECT count(*) FROM entries WHERE class = ?")
@@ -222,7 +235,10 @@ impl AuditFile {
                 .await?;
             counts.push(count as u64);
         }
-        Ok(counts)
+        let last = sqlx::query_scalar("SELECT ifnull(max(id), 0) FROM entries")
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(Known { counts, last })
     }
 
     /// What is asked for, by descending id.
@@ -403,9 +419,11 @@ mod tests {
         let counts = file.write(&later, &[9, 9]).await.unwrap();
         assert_eq!(counts, Some(vec![1, 1]));
         (first.entry.count, first.entry.last) = (7, 60);
-        // A transaction that took place and was said to have failed.
-        let counts = file.write(&batch(vec![first.clone()]), &[9, 9]).await;
-        counts.unwrap();
+        // A transaction that took place and was said to have failed: what is there is counted anew.
+        *file.known.lock() = None;
+        let again = batch(vec![first.clone(), new(2, 1, "ann")]);
+        let counts = file.write(&again, &[9, 9]).await.unwrap();
+        assert_eq!(counts, Some(vec![1, 1]));
         assert_eq!(file.find(&all()).await.unwrap()[1], first.entry);
         let text = |text: &str| Some(text.to_owned());
         let by = |fill: fn(&mut AuditQuery, Option<String>), value: &str| {

@@ -17,9 +17,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Between two looks at the register: far less than a revocation list lives.
 const KEEP: Duration = Duration::from_secs(600);
 
-/// What was revoked while the gateway was down counts before anybody hears of those who were connected: their wills are
-/// not sent (P3).
-pub(super) async fn forget_wills(registry: &Arc<Registry>, administration: &Administration) {
+/// What was revoked while the gateway was down counts before anybody hears of those who were connected (P3).
+pub(super) async fn discredit_revoked(registry: &Arc<Registry>, administration: &Administration) {
     match administration.revoked_fingerprints().await {
         Ok(revoked) if revoked.is_empty() => {}
         Ok(revoked) => {
@@ -41,7 +40,7 @@ pub(super) async fn watch(registry: Arc<Registry>, trusts: Arc<ClientTrusts>) {
             // File I/O.
             let changed = tokio::task::spawn_blocking(move || reading.refresh()).await;
             if changed.unwrap_or(false) {
-                end_certificates(&registry, &trusts).await;
+                end_certificates(&registry, &trusts, &HashSet::new()).await;
             }
             let expired = registry.certificates_expired(SystemTime::now());
             let ended = &registry.metrics().client_certificates_ended;

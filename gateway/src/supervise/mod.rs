@@ -157,7 +157,7 @@ impl Gateway {
             start_engine(&config, &administration, messages, &metrics, &mut engine).await?;
         client_certificates::keep_ca(&administration).await;
         let trusts = open_trusts(&config.load_full(), directory.path(), &metrics).await?;
-        client_certificates::forget_wills(&registry, &administration).await;
+        client_certificates::discredit_revoked(&registry, &administration).await;
         let users = administration.users().clone();
         let sessions = Sessions::new(registry.clone(), users, trusts.clone());
         administration.attach(Arc::new(sessions));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use broker_config::{ClientCertificates, Config, Listener};
+use hashbrown::HashSet;
 
 use super::{Gateway, auth_settings, certificates, logging, note};
 use crate::{
@@ -63,7 +64,8 @@ impl Gateway {
         self.administration.decisions().resize(new.audit.decisions);
         if self.trusts.configure(&new.listeners) {
             let (registry, trusts) = (self.context.registry.clone(), self.trusts.clone());
-            tokio::spawn(async move { end_certificates(&registry, &trusts).await });
+            let none = HashSet::new();
+            tokio::spawn(async move { end_certificates(&registry, &trusts, &none).await });
         }
         self.issuers.install(issuers);
         let ended = self.context.registry.issuers_changed();

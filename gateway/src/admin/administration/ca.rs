@@ -139,7 +139,7 @@ impl Administration {
         }
         let signed = self.sign_list().await;
         signed.map_err(|error| AdminError::ListNotSigned(Box::new(error)))?;
-        self.tell(|live| live.certificates_changed()).await;
+        self.tell_of_certificates().await;
         let mut warnings = Vec::new();
         if has_server {
             warnings.push(
@@ -177,7 +177,7 @@ impl Administration {
         if count > 0 {
             let signed = self.sign_list().await;
             signed.map_err(|error| AdminError::ListNotSigned(Box::new(error)))?;
-            self.tell(|live| live.certificates_changed()).await;
+            self.tell_of_certificates().await;
         }
         Ok(count)
     }
@@ -228,9 +228,21 @@ impl Administration {
             self.accounts.add_certificate(&certificate).await?;
         }
         if self.sign_list_if_due().await? {
-            self.tell(|live| live.certificates_changed()).await;
+            self.tell_of_certificates().await;
         }
         Ok(())
+    }
+
+    /// Tells the live sessions that another list is signed.
+    async fn tell_of_certificates(&self) {
+        let revoked = match self.revoked_fingerprints().await {
+            Ok(revoked) => revoked,
+            Err(error) => {
+                tracing::error!(%error, "which certificates are revoked is not known for sessions of before the start");
+                Vec::new()
+            }
+        };
+        self.tell(|live| live.certificates_changed(revoked)).await;
     }
 
     /// SHA-256 fingerprints of certificates that our own CA revoked.

@@ -53,7 +53,7 @@ impl LiveSessions for Ears {
     fn password_changed(&self, _: &str, name: &str) -> BoxFuture<'static, ()> {
         self.0.note(format!("password {name}"))
     }
-    fn certificates_changed(&self) -> BoxFuture<'static, ()> {
+    fn certificates_changed(&self, _: Vec<[u8; 32]>) -> BoxFuture<'static, ()> {
         self.0.note("certificates".to_owned())
     }
     fn retained_on(

@@ -164,7 +164,11 @@ impl Issuer {
     }
 
     /// The bearer of a token that was good before, as its issuer knows it now.
-    pub async fn verify_again(&self, login: &TokenLogin) -> Result<Principal, TokenRefusal> {
+    pub async fn verify_again(
+        &self,
+        login: &TokenLogin,
+        asker: Asker,
+    ) -> Result<Principal, TokenRefusal> {
         let (Source::Introspection(introspection), Some(token)) = (&self.source, login.token())
         else {
             // It was taken over by other means since: nobody vouches for this token any more.
@@ -172,8 +176,7 @@ impl Issuer {
         };
         let since = login.fresh_since();
         let claimed = Claimed::Unasked;
-        self.ask(introspection, token, claimed, since, Asker::Gateway)
-            .await
+        self.ask(introspection, token, claimed, since, asker).await
     }
 
     async fn ask(

@@ -1,4 +1,4 @@
-//! A login by token, for as long as its client is connected: when does it end, and when is its issuer to be asked again?
+//! A login by token, for as long as a session goes by it: when does it end, and when is its issuer to be asked again?
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -132,9 +132,10 @@ pub enum Claimed<'a> {
 pub enum Asker {
     /// Somebody at this address, or in this network, who wants to log in: asked now or not at all.
     Stranger(IpAddr),
-    /// A client that is connected, about another token: it may wait for its turn behind strangers.
+    /// A client that is connected, about another token, or the gateway about a login whose client is away: may wait for its
+    /// turn behind strangers.
     Member,
-    /// The gateway, about a login that goes on: comes before all others.
+    /// The gateway, about a client that is connected: comes before all others.
     Gateway,
 }
 
@@ -237,10 +238,14 @@ impl Issuers {
     }
 
     /// The bearer of the token of this login, asked for again.
-    pub async fn verify_again(&self, login: &TokenLogin) -> Result<Principal, TokenRefusal> {
+    pub async fn verify_again(
+        &self,
+        login: &TokenLogin,
+        asker: Asker,
+    ) -> Result<Principal, TokenRefusal> {
         let all = self.all.load_full();
         match all.iter().find(|one| one.name() == login.issuer()) {
-            Some(issuer) => issuer.verify_again(login).await,
+            Some(issuer) => issuer.verify_again(login, asker).await,
             None => Err(TokenProblem::Issuer.into()),
         }
     }

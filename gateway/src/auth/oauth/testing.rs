@@ -130,6 +130,11 @@ impl Server {
         answers.insert(path.to_owned(), (status, body.to_owned()));
     }
 
+    /// It answers there as it usually does.
+    pub fn answer_as_usual(&self, path: &str) {
+        self.script.lock().answers.remove(path);
+    }
+
     /// What it says about a token from now on.
     pub fn vouch(&self, token: &str, claims: Value) {
         self.script.lock().tokens.insert(token.to_owned(), claims);

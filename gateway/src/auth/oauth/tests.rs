@@ -381,21 +381,24 @@ async fn a_revocation_is_seen_by_asking_again_and_silence_is_no_statement() {
     let login = bearer.token.unwrap();
     assert!(matches!(login.next(None, 1), Next::Wait(wait) if wait < Duration::from_secs(4)));
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    assert!(issuers.verify_again(&login).await.is_ok());
+    assert!(issuers.verify_again(&login, Asker::Gateway).await.is_ok());
     server.vouch("t", json!({"active": false}));
     assert!(
-        issuers.verify_again(&login).await.is_ok(),
+        issuers.verify_again(&login, Asker::Gateway).await.is_ok(),
         "it was asked just now"
     );
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert_eq!(
-        problem(issuers.verify_again(&login).await),
+        problem(issuers.verify_again(&login, Asker::Gateway).await),
         TokenProblem::Inactive
     );
     server.stop();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert_eq!(
-        issuers.verify_again(&login).await.unwrap_err(),
+        issuers
+            .verify_again(&login, Asker::Gateway)
+            .await
+            .unwrap_err(),
         TokenRefusal::Unavailable
     );
     assert_eq!(
@@ -454,7 +457,7 @@ async fn strangers_keep_nobody_who_is_connected_from_being_asked_about() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     server.delay(Duration::ZERO);
-    assert!(issuers.verify_again(&login).await.is_ok());
+    assert!(issuers.verify_again(&login, Asker::Gateway).await.is_ok());
     assert_eq!(metrics.tokens_refused.get(), 32, "they wait still");
     for one in strangers {
         one.abort();

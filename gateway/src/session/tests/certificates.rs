@@ -218,7 +218,75 @@ async fn nothing_more_is_delivered_to_a_revoked_certificate_until_its_principal_
     let mut told = world
         .client_of(resume("told"), with_certificate(2, later()))
         .await;
-    let got = told.take().await;
-    assert!(!got.contains(&"later".to_owned()) && !got.contains(&"restarted".to_owned()));
-    assert_eq!(got[0], "before");
+    assert_eq!(told.take().await, ["before"]);
+}
+
+// S4: it has what it was given, and may give it to others; it gets nothing more.
+#[tokio::test]
+async fn what_a_discredited_member_of_a_shared_group_holds_is_not_lost() {
+    let world = World::new();
+    let mut publisher = world
+        .client_of(connect("publisher"), principal("somebody"))
+        .await;
+    let revoked = world.client_of(resume("member"), with_certificate(1, later()));
+    let mut member = revoked.await;
+    member.subscribe("$share/g/s", Qos::AtLeastOnce).await;
+    for (id, payload) in [(1, "1"), (2, "2")] {
+        let message = publish_at(Qos::AtLeastOnce, id, "s", payload);
+        publisher.publish(message).await;
+    }
+    world.settle().await;
+    assert_eq!(member.payloads().await.len(), 2, "in flight");
+    assert_eq!(world.registry.certificates_changed(is_good).await, 1);
+    member.receive().await;
+    member.finish().await;
+    world.settle().await;
+    publisher
+        .publish(publish_at(Qos::AtLeastOnce, 3, "s", "nobody's"))
+        .await;
+    world.settle().await;
+    let good = world.client_of(resume("member"), with_certificate(2, later()));
+    let mut member = good.await;
+    assert_eq!(member.take().await, ["1", "2"]);
+}
+
+// P3: whoever logged in meanwhile is not judged by the login before.
+#[tokio::test]
+async fn a_judgement_about_a_login_is_none_about_the_next_one() {
+    let world = World::new();
+    let before = world.client_of(resume("c"), with_certificate(1, later()));
+    before.await.vanish().await;
+    let session = world.session("c").unwrap();
+    let judged = session.principal();
+    let is_judged = |now: &Principal| {
+        let (now, judged) = (now.certificate.as_ref(), judged.certificate.as_ref());
+        now.zip(judged)
+            .is_some_and(|(now, judged)| Arc::ptr_eq(now, judged))
+    };
+    let discredit = || {
+        let notice = crate::session::mailbox::Notice::CertificateRevoked;
+        world
+            .registry
+            .discredit(&session, is_judged, notice, "revoked")
+    };
+    let is_discredited = || {
+        session
+            .discredited
+            .load(std::sync::atomic::Ordering::Relaxed)
+    };
+    let good = world.client_of(resume("c"), with_certificate(2, later()));
+    let mut client = good.await;
+    assert!(!discredit() && !is_discredited());
+    client.receive().await;
+    assert!(client.ending.is_none());
+    client.vanish().await;
+
+    // One that is let in with what was revoked meanwhile is, before it is turned away.
+    let bad = world.client_of(resume("c"), with_certificate(1, later()));
+    let late = bad.await;
+    assert!(!is_discredited(), "its login is the last one");
+    world.registry.login_was_revoked(&session);
+    late.vanish().await;
+    assert!(is_discredited());
+    assert_eq!(world.metrics.sessions_discredited.get(), 1);
 }

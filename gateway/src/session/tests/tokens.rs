@@ -205,6 +205,31 @@ async fn nothing_more_is_delivered_to_a_revoked_token_until_its_principal_has_an
     assert_eq!(good.take().await, ["before", "after", "again"]);
 }
 
+// P3: silence is no statement; when the issuer speaks again, it is heard.
+#[tokio::test]
+async fn a_token_without_an_end_is_asked_about_again_after_the_issuer_was_silent() {
+    let world = World::new();
+    let trust = Trust::new(&world).await;
+    let endless = trust.bearer("endless", json!({})).await;
+    world
+        .client_of(resume("away"), endless)
+        .await
+        .vanish()
+        .await;
+    let session = world.session("away").unwrap();
+    trust.server.answer("/introspect", 503, "{}");
+    let failed = || world.metrics.issuer_requests_failed.get();
+    let long = Instant::now() + Duration::from_millis(1_500);
+    until("it was asked in vain for longer than answers count", || {
+        failed() > 2 && Instant::now() > long
+    })
+    .await;
+    assert!(!session.discredited.load(Relaxed));
+    trust.server.vouch("endless", json!({"active": false}));
+    trust.server.answer_as_usual("/introspect");
+    until("it is seen", || session.discredited.load(Relaxed)).await;
+}
+
 // I4
 #[tokio::test]
 async fn silence_of_the_issuer_ends_only_tokens_that_have_no_end_of_their_own() {
