@@ -90,7 +90,7 @@ fn the_sample_explains_every_key_of_an_issuer_with_its_default() {
             count += 1;
         }
     }
-    assert_eq!(count, 26);
+    assert_eq!(count, 27);
 }
 
 #[test]
