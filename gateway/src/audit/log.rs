@@ -170,7 +170,7 @@ impl AuditLog {
         // A login or a change is one of its own client or thing; a stranger cannot multiply refusals by either.
         let own = match kind.class() {
             // Nothing that a stranger does.
-            Class::Refusals if kind == Kind::Withdrawn => (note.client, note.subject),
+            Class::Refusals if kind == Kind::Withdrawn => (note.client, ""),
             Class::Refusals => ("", ""),
             Class::Logins => (note.client, ""),
             Class::Changes => (note.client, note.subject),

@@ -162,10 +162,15 @@ impl Identity {
             expiry: self.expiry,
             connected: self.connected,
             since: self.since,
-            will: self.will.as_ref().map(|will| WillRow {
-                message: encode(will.message()),
-                due: self.will_due,
-            }),
+            // P3: that of a login that is discredited is not sent, whatever comes between.
+            will: self
+                .will
+                .as_ref()
+                .filter(|_| !discredited)
+                .map(|will| WillRow {
+                    message: encode(will.message()),
+                    due: self.will_due,
+                }),
         }
     }
 

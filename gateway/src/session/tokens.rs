@@ -79,7 +79,13 @@ impl Registry {
             Next::Expired if is_endless && !session.is_online() => {
                 self.ask_soon(session, principal)
             }
-            Next::Expired => self.expire_token(session, &principal),
+            Next::Expired => {
+                self.expire_token(session, &principal);
+                if is_endless {
+                    // Its session stays, and its issuer may speak again.
+                    self.agenda.add(session, Due::Token, login.retry(None));
+                }
+            }
             Next::Wait(wait) => self.agenda.add(session, Due::Token, wait),
             Next::Ask => self.ask_soon(session, principal),
         }

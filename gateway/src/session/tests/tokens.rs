@@ -211,12 +211,10 @@ async fn a_token_without_an_end_is_asked_about_again_after_the_issuer_was_silent
     let world = World::new();
     let trust = Trust::new(&world).await;
     let endless = trust.bearer("endless", json!({})).await;
-    world
-        .client_of(resume("away"), endless)
-        .await
-        .vanish()
-        .await;
-    let session = world.session("away").unwrap();
+    let away = world.client_of(resume("away"), endless.clone()).await;
+    away.vanish().await;
+    let mut here = world.client_of(resume("here"), endless).await;
+    let sessions = ["away", "here"].map(|id| world.session(id).unwrap());
     trust.server.answer("/introspect", 503, "{}");
     let failed = || world.metrics.issuer_requests_failed.get();
     let long = Instant::now() + Duration::from_millis(1_500);
@@ -224,10 +222,17 @@ async fn a_token_without_an_end_is_asked_about_again_after_the_issuer_was_silent
         failed() > 2 && Instant::now() > long
     })
     .await;
-    assert!(!session.discredited.load(Relaxed));
+    here.receive().await;
+    assert_eq!(here.ended_with(), Some(ReasonCode::NotAuthorized));
+    here.finish().await;
+    let discredited = || {
+        let each = sessions.each_ref();
+        each.map(|session| session.discredited.load(Relaxed))
+    };
+    assert_eq!(discredited(), [false, false]);
     trust.server.vouch("endless", json!({"active": false}));
     trust.server.answer_as_usual("/introspect");
-    until("it is seen", || session.discredited.load(Relaxed)).await;
+    until("it is seen", || discredited() == [true, true]).await;
 }
 
 // I4
