@@ -326,6 +326,7 @@ impl Session {
         }
         mail.completions.append(completions);
         mail.notice = notice.take();
+        let mut unsaved = false;
         // What is left goes to nobody whose credential was revoked.
         let is_over = mail.notice.as_ref().is_some_and(Notice::takes_will);
         while taken < wanted.bytes && !is_over {
@@ -338,6 +339,7 @@ impl Session {
                     window -= 1;
                     // Where its packet identifier must outlive a crash, the disk must know first that it may be in use.
                     let behind = stored && ledger.send(delivery.serial);
+                    unsaved |= behind;
                     if behind && delivery.qos == Qos::ExactlyOnce {
                         mail.behind = Some(ledger.changed());
                     }
@@ -353,7 +355,7 @@ impl Session {
         }
         if mail.behind.is_some() {
             self.save(&mut opened, Urgency::Now);
-        } else if finished {
+        } else if finished || unsaved {
             self.save(&mut opened, Urgency::Later);
         }
         drop(opened);

@@ -48,6 +48,26 @@ async fn what_was_not_acknowledged_comes_again_in_order_with_dup_before_anything
     );
 }
 
+// D9
+#[tokio::test]
+async fn what_came_from_disk_and_was_not_acknowledged_comes_again_with_dup_after_a_crash() {
+    let world = World::new();
+    waiting(&world, Qos::AtLeastOnce, &["a", "b"]).await;
+    let mut client = world.client(resume("c")).await;
+    assert_eq!(
+        summary(&client.messages().await),
+        [(1, false, "a"), (2, false, "b")]
+    );
+    world.store.hurry();
+    world.settle().await;
+    let world = world.crash().await;
+    let mut client = world.client(resume("c")).await;
+    assert_eq!(
+        summary(&client.messages().await),
+        [(1, true, "a"), (2, true, "b")]
+    );
+}
+
 #[tokio::test]
 async fn a_smaller_receive_maximum_holds_on_the_way_back_too() {
     let world = World::new();
