@@ -174,7 +174,13 @@ impl World {
         let start = Instant::now();
         while self.bus.bytes_in_flight() > 0 || !self.store.is_idle() || !self.registry.is_settled()
         {
-            assert!(start.elapsed() < DEADLINE, "the bus does not become empty");
+            assert!(
+                start.elapsed() < DEADLINE,
+                "something never ends: bytes on the bus {}, store idle {}, departures and rechecks done {}",
+                self.bus.bytes_in_flight(),
+                self.store.is_idle(),
+                self.registry.is_settled()
+            );
             std::thread::yield_now();
             tokio::task::yield_now().await;
         }

@@ -1,6 +1,10 @@
 //! A message store for the tests of other rooms.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     ConnectOptions, Connection,
@@ -9,7 +13,9 @@ use sqlx::{
 use tempfile::TempDir;
 
 use super::{
+    StoreError,
     messages::{Durability, Loaded, Messages, SessionKey},
+    open::sqlite_code,
     writer::{Sessions, Settings, Store},
 };
 use crate::metrics::Metrics;
@@ -17,9 +23,8 @@ use crate::metrics::Metrics;
 /// Opens the store of a directory and reads it; must not be awaited, so that tests can do it anywhere.
 pub fn open(directory: &Path) -> (Messages, Loaded) {
     let opened = async || {
-        let (mut messages, _) = Messages::open(directory, Durability::ProcessCrash)
-            .await
-            .unwrap();
+        let (mut messages, _) =
+            patient(|| Messages::open(directory, Durability::ProcessCrash)).await;
         let loaded = messages.load().await.unwrap();
         (messages, loaded)
     };
@@ -33,6 +38,22 @@ pub fn open(directory: &Path) -> (Messages, Loaded) {
         thread.join().unwrap()
     })
 }
+
+/// Tries until nobody else has the file. A process that dies takes its locks with it; a store that is dropped has a thread
+/// that closes the file in its own time, with all that a slow disk needs to move the log into it.
+async fn patient<T>(open: impl AsyncFn() -> Result<T, StoreError>) -> T {
+    const DEADLINE: Duration = Duration::from_secs(60);
+    let start = Instant::now();
+    loop {
+        match open().await {
+            Err(StoreError::Sql { source, .. })
+                if sqlite_code(&source) == Some(SQLITE_BUSY) && start.elapsed() < DEADLINE => {}
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
+const SQLITE_BUSY: u32 = 5;
 
 /// A store that works as long as the runtime of the test does. The directory is to be kept.
 pub fn start(metrics: &Arc<Metrics>) -> (Arc<Store>, TempDir) {
