@@ -480,7 +480,7 @@ impl Dispatcher {
             let chosen = self
                 .tree
                 .group(id)
-                .and_then(|group| group.choose(message.topic(), not));
+                .and_then(|group| group.choose(message.topic(), not, None));
             let Some(member) = chosen else { break };
             let (endpoint, grant) = (member.endpoint.clone(), member.grant.clone());
             let handed = endpoint.deliver(std::slice::from_ref(message), &grant, self.number);

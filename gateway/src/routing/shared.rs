@@ -120,18 +120,23 @@ impl Group {
     }
 
     /// The member for a message of this topic, in turn: online ones first, then those that can wait for their client.
-    /// `not` is passed over (its client just failed to take the message) unless it is the only one that can hold it.
-    /// Who may not receive the topic is never chosen (P2).
-    pub fn choose(&mut self, topic: &str, not: Option<SessionId>) -> Option<&Member> {
-        let fits = |member: &Member| {
-            Some(member.endpoint.id()) != not && member.endpoint.may_receive(topic)
-        };
+    /// `not` is passed over (its client just failed to take the message), and so is `home`, which has the message now, unless
+    /// it is the only one that can hold it. Who may not receive the topic is never chosen (P2).
+    pub fn choose(
+        &mut self,
+        topic: &str,
+        not: Option<SessionId>,
+        home: Option<SessionId>,
+    ) -> Option<&Member> {
+        let last = [not, home];
+        let is_last = |member: &Member| last.contains(&Some(member.endpoint.id()));
+        let fits = |member: &Member| !is_last(member) && member.endpoint.may_receive(topic);
         let place = self
             .in_turn(|member| member.endpoint.is_online() && fits(member))
             .or_else(|| self.in_turn(|member| member.endpoint.is_persistent() && fits(member)))
             .or_else(|| {
                 self.in_turn(|member| {
-                    Some(member.endpoint.id()) == not
+                    is_last(member)
                         && member.endpoint.is_persistent()
                         && member.endpoint.may_keep(topic)
                 })
@@ -149,5 +154,52 @@ impl Group {
         (0..count)
             .map(|n| (self.turn + n) % count)
             .find(|place| suits(&self.members[*place]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        mqtt::{Qos, RetainHandling},
+        routing::testing::Sink,
+    };
+
+    // S4: the next member's client leaves at the same moment.
+    #[test]
+    fn what_nobody_else_can_take_stays_with_a_member_that_gets_nothing_more() {
+        let (home, other) = (SessionId(1), SessionId(2));
+        let members: [Arc<dyn Endpoint>; 2] = [
+            Arc::new(Sink {
+                id: home.0,
+                persistent: true,
+                discredited: true,
+                ..Sink::default()
+            }),
+            Sink::endpoint(other.0),
+        ];
+        let mut groups = Groups::default();
+        let key = ShareKey {
+            group: "g".into(),
+            filter: "t".into(),
+        };
+        let (group, _) = groups.entry(key);
+        for (number, member) in (1..).zip(&members) {
+            let options = Options {
+                qos: Qos::AtLeastOnce,
+                no_local: false,
+                retain_as_published: false,
+                retain_handling: RetainHandling::Send,
+                id: None,
+            };
+            group.join(member, options, number);
+        }
+        let mut choose = |not, home| {
+            let chosen = group.choose("t", not, home);
+            chosen.map(|member| member.endpoint.id())
+        };
+        assert_eq!(choose(None, Some(home)), Some(other));
+        assert_eq!(choose(Some(other), Some(home)), Some(home));
+        assert_eq!(choose(Some(other), None), None, "a new message");
     }
 }

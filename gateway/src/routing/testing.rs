@@ -19,6 +19,8 @@ pub struct Sink {
     pub id: u64,
     pub online: bool,
     pub persistent: bool,
+    /// It keeps what it has and is given nothing more.
+    pub discredited: bool,
     pub deliveries: Mutex<Vec<Delivery>>,
     pub completions: Mutex<Vec<Completion>>,
     pub subacks: Mutex<Vec<(PacketId, Vec<ReasonCode>)>>,
@@ -51,11 +53,11 @@ impl Endpoint for Sink {
     }
 
     fn may_receive(&self, topic: &str) -> bool {
-        self.denied != Some(topic)
+        !self.discredited && self.may_keep(topic)
     }
 
     fn may_keep(&self, topic: &str) -> bool {
-        self.may_receive(topic)
+        self.denied != Some(topic)
     }
 
     fn is_stored(&self) -> bool {

@@ -415,7 +415,7 @@ async fn start_engine(
     });
     registry.attach_authenticator(authenticator.clone());
     // P3: as on SIGHUP, and before the agenda sends a will.
-    registry.issuers_changed();
+    registry.issuers_changed().await;
     tracing::info!(
         sessions = restored.sessions,
         subscriptions = restored.subscriptions,

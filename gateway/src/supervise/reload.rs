@@ -68,10 +68,13 @@ impl Gateway {
             tokio::spawn(async move { end_certificates(&registry, &trusts, &none).await });
         }
         self.issuers.install(issuers);
-        let ended = self.context.registry.issuers_changed();
-        if ended > 0 {
-            tracing::warn!(target: "postern::audit", connections = ended, "ended: the issuers of their tokens are not configured any more");
-        }
+        let registry = self.context.registry.clone();
+        tokio::spawn(async move {
+            let ended = registry.issuers_changed().await;
+            if ended > 0 {
+                tracing::warn!(target: "postern::audit", connections = ended, "ended: the issuers of their tokens are not configured any more");
+            }
+        });
         tokio::spawn(self.issuers.clone().warm_up());
         self.config.store(new.into());
         self.renewals.wake();

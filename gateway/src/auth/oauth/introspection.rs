@@ -28,11 +28,12 @@ use super::transport::{Failed, Transport};
 use super::{Asker, TokenProblem, TokenRefusal};
 use crate::metrics::Metrics;
 
-/// The part of the questions that is kept for clients that are connected, whatever strangers present.
-const KEPT: f64 = 0.25;
-/// Questions under way at once, and how many of these places are kept in the same way.
+/// Questions under way at once.
 const UNDER_WAY_MAX: usize = 64;
-const UNDER_WAY_KEPT: usize = 16;
+/// The part of the questions, a second and under way, that is kept for clients that are connected, whatever others present;
+/// and the part that is kept for all who want to be served now, however many clients are away.
+const KEPT_FOR_CONNECTED: f64 = 0.25;
+const KEPT_FOR_PRESENT: f64 = 0.5;
 /// Questions under way for logins from one address.
 const UNDER_WAY_ORIGIN_MAX: usize = 8;
 /// A token that does not count will hardly count later; but it is forgotten soon, to make room.
@@ -133,14 +134,13 @@ impl Introspection {
         digest: [u8; 32],
         asker: Asker,
     ) -> Result<Answer, TokenRefusal> {
-        let patience = match asker {
-            Asker::Stranger(_) => Duration::ZERO,
-            Asker::Member | Asker::Gateway => self.settings.patience,
+        let (patience, kept) = match asker {
+            Asker::Stranger(_) => (Duration::ZERO, KEPT_FOR_CONNECTED),
+            Asker::Member => (self.settings.patience, KEPT_FOR_CONNECTED),
+            Asker::Absent => (Duration::ZERO, KEPT_FOR_PRESENT),
+            Asker::Gateway => (self.settings.patience, 0.0),
         };
-        let (kept, kept_places) = match asker {
-            Asker::Stranger(_) | Asker::Member => (KEPT, UNDER_WAY_KEPT),
-            Asker::Gateway => (0.0, 0),
-        };
+        let kept_places = (kept * UNDER_WAY_MAX as f64) as usize;
         let (this, token) = (self.clone(), token.clone());
         let question = |wait: Duration, share: Option<Share>| async move {
             // Until the end, also of a question whose client left.
@@ -167,7 +167,7 @@ impl Introspection {
         let begin = || {
             let share = match asker {
                 Asker::Stranger(origin) => Some(self.origins.enter(origin)?),
-                Asker::Member | Asker::Gateway => None,
+                Asker::Member | Asker::Absent | Asker::Gateway => None,
             };
             let wait = self.limiter.reserve(Instant::now(), patience, kept)?;
             Some(question(wait, share))

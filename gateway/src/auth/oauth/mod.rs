@@ -132,9 +132,10 @@ pub enum Claimed<'a> {
 pub enum Asker {
     /// Somebody at this address, or in this network, who wants to log in: asked now or not at all.
     Stranger(IpAddr),
-    /// A client that is connected, about another token, or the gateway about a login whose client is away: may wait for its
-    /// turn behind strangers.
+    /// A client that is connected, about another token: may wait for its turn.
     Member,
+    /// The gateway, about a login whose client is away: asked now or not at all, and comes behind all others.
+    Absent,
     /// The gateway, about a client that is connected: comes before all others.
     Gateway,
 }

@@ -425,6 +425,30 @@ async fn questions_to_an_issuer_are_limited() {
 
 // I4
 #[tokio::test]
+async fn questions_about_clients_that_are_away_keep_nobody_from_logging_in() {
+    let server = Server::start().await;
+    let extra = "max_requests_per_second = 20\n";
+    let (issuers, _) = open(&introspection(&server.url, extra));
+    let absent: Vec<_> = (0..60)
+        .map(|n| Token::new(format!("absent-{n}").as_bytes()).unwrap())
+        .collect();
+    let questions = absent
+        .iter()
+        .map(|token| issuers.verify(token, Claimed::Unasked, Asker::Absent));
+    let outcomes = futures_util::future::join_all(questions).await;
+    let mut busy = outcomes.into_iter().map(Result::unwrap_err);
+    assert!(busy.any(|refused| refused == TokenRefusal::Busy));
+    let logins = (0..4).map(async |n| {
+        let token = format!("login-{n}");
+        verify_from(n, &issuers, &token, Claimed::Unasked).await
+    });
+    for login in futures_util::future::join_all(logins).await {
+        assert_eq!(problem(login), TokenProblem::Inactive, "it was asked about");
+    }
+}
+
+// I4
+#[tokio::test]
 async fn strangers_keep_nobody_who_is_connected_from_being_asked_about() {
     let server = Server::start().await;
     let (issuers, metrics) = open(&introspection(

@@ -300,13 +300,14 @@ impl Dispatcher {
 
     /// False if it stays where it was: nobody else can hold it.
     fn redeliver(&mut self, mut delivery: Delivery, from: Option<&Arc<dyn Endpoint>>) -> bool {
-        let mut not = from.map(|from| from.id());
+        let home = from.map(|from| from.id());
+        let mut not = None;
         let share = delivery.share().cloned();
         for _ in 0..GROUP_TRIES {
             let chosen = share
                 .as_ref()
                 .and_then(|key| self.tree.group_of(key))
-                .and_then(|group| group.choose(delivery.message.topic(), not));
+                .and_then(|group| group.choose(delivery.message.topic(), not, home));
             let Some(member) = chosen else { break };
             let endpoint = member.endpoint.clone();
             if from.is_some_and(|from| from.id() == endpoint.id() && from.take_back(&delivery)) {

@@ -342,7 +342,7 @@ async fn the_wills_of_a_withdrawn_issuer_are_not_sent_after_a_start_and_sessions
         world.registry.attach_authenticator(authenticator);
         world.registry.clone()
     };
-    attach(&world).issuers_changed();
+    attach(&world).issuers_changed().await;
     let principal = world.session("token").unwrap().principal();
     assert!(trust.authenticator.trusts_issuer_of(&principal));
     let renewed = trust.authenticator.renew((*principal).clone());
@@ -354,7 +354,11 @@ async fn the_wills_of_a_withdrawn_issuer_are_not_sent_after_a_start_and_sessions
     let world = world.crash().await;
     let config = introspection(&trust.server.url, "realm = \"other\"\n");
     trust.install(&config.oauth);
-    assert_eq!(attach(&world).issuers_changed(), 0, "nobody is connected");
+    assert_eq!(
+        attach(&world).issuers_changed().await,
+        0,
+        "nobody is connected"
+    );
     assert!(!has_will(&world, "token"));
     assert!(has_will(&world, "password"));
     world.settle().await;
@@ -374,7 +378,7 @@ async fn a_reload_that_withdraws_an_issuer_takes_the_wills_of_absent_clients_alo
     away.vanish().await;
     let mut here = world.client_of(with_will("here", 60), bearer).await;
     trust.install(&Default::default());
-    assert_eq!(world.registry.issuers_changed(), 1);
+    assert_eq!(world.registry.issuers_changed().await, 1);
     let away = world.session("away").expect("sessions stay");
     assert!(away.rest().will.is_none() && away.rest().identity.will.is_none());
     here.receive().await;
