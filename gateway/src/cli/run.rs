@@ -34,7 +34,7 @@ pub(super) async fn run(settings: &SettingsArgs) -> Result<(), CliError> {
             () = gateway.died() => return Err(CliError::Died),
         };
         match request {
-            Request::Reload => reload(&gateway, settings),
+            Request::Reload => reload(&gateway, settings).await,
             Request::Stop => break,
         }
     }
@@ -68,7 +68,7 @@ fn raise_open_files() {
     }
 }
 
-fn reload(gateway: &Gateway, settings: &SettingsArgs) {
+async fn reload(gateway: &Gateway, settings: &SettingsArgs) {
     let config = match settings.load() {
         Ok(config) => config,
         Err(error) => {
@@ -79,7 +79,7 @@ fn reload(gateway: &Gateway, settings: &SettingsArgs) {
             return;
         }
     };
-    let reloaded = gateway.reload(config);
+    let reloaded = gateway.reload(config).await;
     let failure = reloaded.as_ref().err().map(ToString::to_string);
     gateway.note_reload(failure.as_deref().map_or(Ok(()), Err));
     match reloaded {

@@ -27,8 +27,9 @@ pub enum ReloadError {
 }
 
 impl Gateway {
-    /// Takes a validated configuration; gives the keys whose change waits for a restart.
-    pub fn reload(&self, mut new: Config) -> Result<Vec<String>, ReloadError> {
+    /// Takes a validated configuration; gives the keys whose change waits for a restart. One call at a time: sessions are
+    /// judged by the issuers of this one.
+    pub async fn reload(&self, mut new: Config) -> Result<Vec<String>, ReloadError> {
         let old = self.config.load_full();
         let mut waiting = old.restart_keys(&new);
         // What waits for a restart keeps its value until then.
@@ -68,13 +69,10 @@ impl Gateway {
             tokio::spawn(async move { end_certificates(&registry, &trusts, &none).await });
         }
         self.issuers.install(issuers);
-        let registry = self.context.registry.clone();
-        tokio::spawn(async move {
-            let ended = registry.issuers_changed().await;
-            if ended > 0 {
-                tracing::warn!(target: "postern::audit", connections = ended, "ended: the issuers of their tokens are not configured any more");
-            }
-        });
+        let ended = self.context.registry.issuers_changed().await;
+        if ended > 0 {
+            tracing::warn!(target: "postern::audit", connections = ended, "ended: the issuers of their tokens are not configured any more");
+        }
         tokio::spawn(self.issuers.clone().warm_up());
         self.config.store(new.into());
         self.renewals.wake();

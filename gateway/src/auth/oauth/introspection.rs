@@ -30,11 +30,16 @@ use crate::metrics::Metrics;
 
 /// Questions under way at once.
 const UNDER_WAY_MAX: usize = 64;
-/// The part of the questions, a second and under way, that is kept for clients that are connected, whatever others present;
-/// and the part that is kept for all who want to be served now, however many clients are away.
+/// How many of these places are kept for clients that are connected, whatever strangers present. Half of them may be taken
+/// for clients that are away.
+const UNDER_WAY_KEPT: usize = 16;
+/// The part of the questions a second that is kept in the same way, and the part that is kept for all who want to be served
+/// now, however many clients are away.
 const KEPT_FOR_CONNECTED: f64 = 0.25;
 const KEPT_FOR_PRESENT: f64 = 0.5;
-/// Questions under way for logins from one address.
+/// The part that clients that are away have to themselves, whatever others want.
+const FOR_ABSENT: f64 = 0.1;
+/// Questions under way for logins from one address, and for all clients that are away.
 const UNDER_WAY_ORIGIN_MAX: usize = 8;
 /// A token that does not count will hardly count later; but it is forgotten soon, to make room.
 const INACTIVE_MAX: Duration = Duration::from_secs(60);
@@ -46,6 +51,7 @@ pub(super) struct Introspection {
     /// Where the issuer's description says the endpoint is, and since when that is known.
     found: ArcSwapOption<(String, Instant)>,
     limiter: Limiter,
+    limiter_for_absent: Limiter,
     flights: Flights<[u8; 32], Outcome>,
     origins: Origins,
     answers: Mutex<Answers>,
@@ -89,11 +95,15 @@ impl Introspection {
         status: Arc<Status>,
         metrics: Arc<Metrics>,
     ) -> Arc<Introspection> {
-        let rate = f64::from(settings.requests_per_second);
+        let limiter = |part: f64| {
+            let rate = f64::from(settings.requests_per_second) * part;
+            Limiter::new(rate, rate.max(1.0))
+        };
         Arc::new(Introspection {
             transport,
             found: ArcSwapOption::empty(),
-            limiter: Limiter::new(rate, rate),
+            limiter: limiter(1.0 - FOR_ABSENT),
+            limiter_for_absent: limiter(FOR_ABSENT),
             flights: Flights::new(UNDER_WAY_MAX),
             origins: Origins::new(UNDER_WAY_ORIGIN_MAX),
             answers: Mutex::new(Answers::new(settings.answers)),
@@ -134,13 +144,15 @@ impl Introspection {
         digest: [u8; 32],
         asker: Asker,
     ) -> Result<Answer, TokenRefusal> {
-        let (patience, kept) = match asker {
-            Asker::Stranger(_) => (Duration::ZERO, KEPT_FOR_CONNECTED),
-            Asker::Member => (self.settings.patience, KEPT_FOR_CONNECTED),
-            Asker::Absent => (Duration::ZERO, KEPT_FOR_PRESENT),
-            Asker::Gateway => (self.settings.patience, 0.0),
+        let patience = match asker {
+            Asker::Stranger(_) | Asker::Absent => Duration::ZERO,
+            Asker::Member | Asker::Gateway => self.settings.patience,
         };
-        let kept_places = (kept * UNDER_WAY_MAX as f64) as usize;
+        let (kept, kept_places) = match asker {
+            Asker::Stranger(_) | Asker::Member => (KEPT_FOR_CONNECTED, UNDER_WAY_KEPT),
+            Asker::Absent => (KEPT_FOR_PRESENT, UNDER_WAY_KEPT / 2),
+            Asker::Gateway => (0.0, 0),
+        };
         let (this, token) = (self.clone(), token.clone());
         let question = |wait: Duration, share: Option<Share>| async move {
             // Until the end, also of a question whose client left.
@@ -166,11 +178,19 @@ impl Introspection {
         // A permit is taken only where there is a place.
         let begin = || {
             let share = match asker {
-                Asker::Stranger(origin) => Some(self.origins.enter(origin)?),
-                Asker::Member | Asker::Absent | Asker::Gateway => None,
+                Asker::Stranger(origin) => Some(self.origins.enter(Some(origin))?),
+                Asker::Absent => Some(self.origins.enter(None)?),
+                Asker::Member | Asker::Gateway => None,
             };
-            let wait = self.limiter.reserve(Instant::now(), patience, kept)?;
-            Some(question(wait, share))
+            let now = Instant::now();
+            let wait = self.limiter.reserve(now, patience, kept);
+            let wait = match asker {
+                Asker::Absent => {
+                    wait.or_else(|| self.limiter_for_absent.reserve(now, patience, 0.0))
+                }
+                _ => wait,
+            };
+            Some(question(wait?, share))
         };
         match self.flights.join(digest, kept_places, begin).await {
             Ok(answer) => answer.ok_or(TokenRefusal::Unavailable),

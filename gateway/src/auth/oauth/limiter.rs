@@ -12,7 +12,7 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    /// Full at the beginning. `per_second` and `burst` are above 0.
+    /// Full at the beginning. `per_second` is above 0, `burst` is 1 or more.
     pub fn new(per_second: f64, burst: f64) -> Limiter {
         Limiter {
             per_second,
@@ -27,14 +27,15 @@ impl Limiter {
     }
 
     /// Takes a permit that will be there after the time given, if that is no longer than `patience`; leaves a part `kept` of
-    /// the bucket to others.
+    /// the bucket to others, but never so much that no permit is left.
     pub fn reserve(&self, now: Instant, patience: Duration, kept: f64) -> Option<Duration> {
         let mut state = self.state.lock();
         let (permits, at) = &mut *state;
         let passed = now.saturating_duration_since(*at).as_secs_f64();
         *permits = (*permits + passed * self.per_second).min(self.burst);
         *at = now.max(*at);
-        let missing = 1.0 + kept * self.burst - *permits;
+        let kept = (kept * self.burst).min(self.burst - 1.0);
+        let missing = 1.0 + kept - *permits;
         let wait = Duration::from_secs_f64(missing.max(0.0) / self.per_second);
         if wait > patience {
             return None;
@@ -77,5 +78,10 @@ mod tests {
         let first = (0..4).filter(|_| limiter.reserve(start, Duration::ZERO, 0.25).is_some());
         assert_eq!(first.count(), 3);
         assert!(limiter.take(start) && !limiter.take(start));
+        // Of one permit nothing can be kept.
+        let limiter = Limiter::new(1.0, 1.0);
+        let start = Instant::now();
+        let first = || limiter.reserve(start, Duration::ZERO, 0.5).is_some();
+        assert!(first() && !first());
     }
 }

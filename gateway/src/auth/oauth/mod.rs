@@ -134,7 +134,7 @@ pub enum Asker {
     Stranger(IpAddr),
     /// A client that is connected, about another token: may wait for its turn.
     Member,
-    /// The gateway, about a login whose client is away: asked now or not at all, and comes behind all others.
+    /// The gateway, about a login whose client is away: asked now or not at all, and behind all others but for a small share.
     Absent,
     /// The gateway, about a client that is connected: comes before all others.
     Gateway,

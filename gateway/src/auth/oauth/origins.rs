@@ -1,5 +1,6 @@
 //! How many questions did one address cause that are not answered? A few at once: whoever presents made-up tokens takes no
-//! more than its share, and who leaves before the answer does not get it back earlier.
+//! more than its share, and who leaves before the answer does not get it back earlier. All clients that are away have one
+//! share together.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,10 +8,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-/// Questions under way, by the address that caused them: as many entries as there are questions at most.
+/// Questions under way, by the address that caused them, `None` for clients that are away: as many entries as there are questions at most.
 #[derive(Debug)]
 pub(super) struct Origins {
-    under_way: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    under_way: Arc<Mutex<HashMap<Option<IpAddr>, usize>>>,
     most: usize,
 }
 
@@ -24,7 +25,7 @@ impl Origins {
     }
 
     /// One more question of this address; `None`: it has as many as it may. It counts until what this returns is dropped.
-    pub fn enter(&self, origin: IpAddr) -> Option<Share> {
+    pub fn enter(&self, origin: Option<IpAddr>) -> Option<Share> {
         let mut all = self.under_way.lock();
         let here = all.entry(origin).or_default();
         if *here >= self.most {
@@ -39,8 +40,8 @@ impl Origins {
 /// A question of one address.
 #[derive(Debug)]
 pub(super) struct Share {
-    under_way: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    origin: IpAddr,
+    under_way: Arc<Mutex<HashMap<Option<IpAddr>, usize>>>,
+    origin: Option<IpAddr>,
 }
 
 impl Drop for Share {
@@ -63,7 +64,7 @@ mod tests {
     #[test]
     fn one_address_has_a_few_questions_and_its_neighbours_have_theirs() {
         let origins = Origins::new(2);
-        let [one, other] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
+        let [one, other] = [1, 2].map(|last| Some(IpAddr::from([192, 0, 2, last])));
         let (first, _second) = (origins.enter(one), origins.enter(one));
         assert!(first.is_some() && origins.enter(one).is_none());
         let there = origins.enter(other);
