@@ -17,8 +17,8 @@ use crate::{
         Version, validate_topic_name,
     },
     session::{
+        claim::Claimed,
         connection::{Connection, Ending},
-        registry::Claimed,
         settings::Settings,
     },
 };

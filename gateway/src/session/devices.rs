@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::registry::{Refused, Registry, TAKEOVER};
+use super::claim::{Refused, TAKEOVER};
+use super::registry::Registry;
 use crate::{
     auth::Principal,
     routing::{

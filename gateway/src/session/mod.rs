@@ -7,6 +7,7 @@
 mod agenda;
 mod alias;
 mod backlog;
+pub mod claim;
 pub mod connection;
 mod deliver;
 mod departures;

@@ -1,4 +1,4 @@
-//! All sessions: who may claim one, takeover, and what happens when a connection ends.
+//! All sessions: whose they are, what happens when a connection ends, and when they end themselves.
 
 use std::{
     sync::{
@@ -15,13 +15,13 @@ use parking_lot::Mutex;
 
 use super::{
     agenda::{Agenda, Due},
-    connection::{Connection, Ending, Remains},
+    claim::Refused,
+    connection::Remains,
     departures::Departures,
     disk::Unread,
-    entitlement::Change,
     mailbox::Notice,
     rechecks::Rechecks,
-    session::{Carry, House, Rest, Session},
+    session::{House, Rest, Session},
     settings::Settings,
     will::Will,
     witness::Witness,
@@ -30,7 +30,6 @@ use crate::{
     acl::{Permissions, PolicyHandle},
     auth::{Authenticator, Principal},
     metrics::Metrics,
-    mqtt::{Connect, ReasonCode},
     routing::{
         bus::{Bus, Origin},
         control::Control,
@@ -69,60 +68,8 @@ struct Sessions {
 /// Realm and name: a session belongs to a principal, whatever its credential (I1).
 type Owner = (Arc<str>, Arc<str>);
 
-/// A connection that has its session.
-pub struct Claimed {
-    pub connection: Connection,
-    /// For CONNACK.
-    pub session_present: bool,
-    /// Seconds, as granted.
-    pub session_expiry: u32,
-}
-
-/// Why a client does not get a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The client identifier is in use by another principal (S5).
-    Foreign,
-    /// All sessions are taken.
-    Full,
-    /// The principal has as many sessions as it may have.
-    TooMany,
-    /// The connection that has the session does not let go of it.
-    Busy,
-    /// The gateway is shutting down.
-    Closing,
-    /// The session could not be brought to disk (D7).
-    Store,
-}
-
-/// How long the connection that has a session may take to leave it.
-pub(super) const TAKEOVER: Duration = Duration::from_secs(10);
 /// When something that fell due is looked at again, as the session is in the hands of a connection.
 const AGAIN: Duration = Duration::from_secs(1);
-
-impl Refused {
-    pub fn reason(self) -> ReasonCode {
-        match self {
-            Refused::Foreign => ReasonCode::ClientIdentifierNotValid,
-            Refused::Full => ReasonCode::ServerBusy,
-            Refused::TooMany => ReasonCode::QuotaExceeded,
-            Refused::Busy => ReasonCode::ServerBusy,
-            Refused::Closing => ReasonCode::ServerShuttingDown,
-            Refused::Store => ReasonCode::ServerUnavailable,
-        }
-    }
-
-    pub fn text(self) -> &'static str {
-        match self {
-            Refused::Foreign => "the client identifier belongs to another user",
-            Refused::Full => "the gateway has as many sessions as it can hold",
-            Refused::TooMany => "this user has as many sessions as it may have",
-            Refused::Busy => "the session is still in use, try again",
-            Refused::Closing => "the gateway is shutting down",
-            Refused::Store => "the gateway cannot write to its disk, try again",
-        }
-    }
-}
 
 impl Registry {
     pub fn new(
@@ -237,115 +184,6 @@ impl Registry {
         &self.metrics
     }
 
-    /// The session for a CONNECT whose principal is known, taken over from another connection where there is one
-    /// (MQTT 5 §3.1.4): what that one still had to publish, its will included, is on the bus when this returns.
-    pub async fn claim(
-        self: &Arc<Self>,
-        connect: &Connect,
-        principal: Principal,
-    ) -> Result<Claimed, Refused> {
-        let settings = self.settings();
-        let lasting = settings.session_expiry(connect.session_expiry) > 0 || connect.will.is_some();
-        if lasting && self.store.is_failing() {
-            return Err(Refused::Store);
-        }
-        loop {
-            if self.closing.load(Relaxed) {
-                return Err(Refused::Closing);
-            }
-            let session = match self.find_or_open(&connect.client_id, &principal, &settings)? {
-                Found::Opened(session) => {
-                    let claimed = self.attach(session, connect, principal, settings, None);
-                    return self.saved(claimed).await;
-                }
-                Found::Existing(session) => session,
-            };
-            let free = {
-                let mut rest = session.rest();
-                if rest.ended {
-                    continue;
-                }
-                let free = !std::mem::replace(&mut rest.attached, true);
-                if free {
-                    // While nobody can leave a notice for this connection yet.
-                    session.clear_notice();
-                }
-                free
-            };
-            if !free {
-                let ends = || self.departures.ends_later(session.id());
-                if ends() && self.store.is_failing() {
-                    return Err(Refused::Store);
-                }
-                let left = tokio::time::timeout(TAKEOVER, session.take_over()).await;
-                left.map_err(|_| {
-                    if ends() {
-                        Refused::Store
-                    } else {
-                        Refused::Busy
-                    }
-                })?;
-                continue;
-            }
-            // What was to end with its connection, and is there for a will or because of a crash, is no session any more.
-            if connect.clean_start || !session.is_persistent() {
-                self.agenda.forget(session.id());
-                let will = session.rest().interrupt();
-                // The session ends here, and with it the delay of its will (MQTT-3.1.2-8).
-                if !self.end(&session, will).await {
-                    return Err(Refused::Store);
-                }
-                // What a clean start discards does not come back with a crash.
-                session.is_forgotten().await;
-                continue;
-            }
-            let window = tokio::time::timeout(TAKEOVER, session.window()).await;
-            let Ok(Ok(window)) = window else {
-                // Nothing was taken from it.
-                self.put_to_rest(&session, |_| {}).await;
-                return Err(Refused::Store);
-            };
-            self.agenda.forget(session.id());
-            let (received, present) = {
-                let mut rest = session.rest();
-                rest.interrupt();
-                let present = !rest.identity.from_backup;
-                (std::mem::take(&mut rest.received), present)
-            };
-            let carry = Some(Carry { window, received });
-            let before = session.principal();
-            let other_roles = before.roles != principal.roles
-                || before.scopes != principal.scopes
-                || before.device != principal.device;
-            let login = other_roles.then(|| Change::Login(principal.clone()));
-            let mut claimed = self.attach(session.clone(), connect, principal, settings, carry);
-            claimed.session_present &= present;
-            // P3: what it subscribed to is checked by what its login entitles it to now.
-            self.recheck(&session, login.as_ref()).await;
-            if other_roles {
-                session.is_to_be_rechecked();
-                self.bus().rights().changed();
-            }
-            if let Some(filter) = session.take_lost() {
-                session.notify(Notice::SubscriptionLost(filter));
-            }
-            return self.saved(claimed).await;
-        }
-    }
-
-    /// D1: a client hears of its session when the disk has it.
-    async fn saved(self: &Arc<Self>, claimed: Claimed) -> Result<Claimed, Refused> {
-        if claimed.connection.session().saved().await {
-            return Ok(claimed);
-        }
-        let ending = Ending {
-            farewell: None,
-            keeps_will: false,
-        };
-        self.release(claimed.connection.finish(&ending)).await;
-        Err(Refused::Store)
-    }
-
     /// What a principal may do under this client identifier, before it has a session.
     pub fn permissions(&self, principal: &Principal, client_id: &str) -> Permissions {
         super::session::permissions(&self.policy.load(), principal, client_id)
@@ -376,7 +214,7 @@ impl Registry {
             envelope.control(Control::Redistribute(shared));
         }
         // D10: after a drain a client counts as lost, and its will waits for it to come back to the next start.
-        if will.is_some() && session.is_known() && self.closing.load(Relaxed) {
+        if will.is_some() && session.is_known() && self.is_closing() {
             self.send(&session, envelope).await;
             session.save_later();
             return;
@@ -405,7 +243,7 @@ impl Registry {
     }
 
     /// Lets others claim a session that the caller has attached, or ends it if its principal was revoked meanwhile.
-    async fn put_to_rest(&self, session: &Arc<Session>, leave: impl FnOnce(&mut Rest)) {
+    pub(super) async fn put_to_rest(&self, session: &Arc<Session>, leave: impl FnOnce(&mut Rest)) {
         let revoked = {
             let mut rest = session.rest();
             // Whoever revokes it from here on sees that nobody is attached, and ends it.
@@ -456,6 +294,11 @@ impl Registry {
         }
         self.send(&session, envelope).await;
         self.put_to_rest(&session, |_| {}).await;
+    }
+
+    /// Whether no session is given any more.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Relaxed)
     }
 
     /// Tells every connection to leave; the wills of those that do not say goodbye are published.
@@ -548,7 +391,8 @@ impl Registry {
         true
     }
 
-    fn find_or_open(
+    /// The session with this client identifier, or a new one.
+    pub(super) fn find_or_open(
         &self,
         client_id: &ByteString,
         principal: &Principal,
@@ -594,47 +438,10 @@ impl Registry {
         self.metrics.sessions.set(sessions.by_client.len() as u64);
         Ok(Found::Opened(session))
     }
-
-    fn attach(
-        &self,
-        session: Arc<Session>,
-        connect: &Connect,
-        principal: Principal,
-        settings: Arc<Settings>,
-        carry: Option<Carry>,
-    ) -> Claimed {
-        let session_expiry = settings.session_expiry(connect.session_expiry);
-        let session_present = carry.is_some();
-        let will = connect.will.clone().map(Will::new);
-        let lasting = (session_expiry, will);
-        let (epoch, was_discredited) =
-            session.connect(principal, &self.policy, settings.queue, lasting);
-        if was_discredited {
-            self.bus.rights().changed();
-        }
-        self.watch_token(&session);
-        self.metrics.clients_connected.add(1);
-        let connected = self.metrics.clients_connected.get();
-        if connected > self.metrics.clients_maximum.get() {
-            self.metrics.clients_maximum.set(connected);
-        }
-        let connection = Connection::new(
-            session,
-            epoch,
-            carry.unwrap_or_default(),
-            connect,
-            settings,
-            self.metrics.clone(),
-        );
-        Claimed {
-            connection,
-            session_present,
-            session_expiry,
-        }
-    }
 }
 
-enum Found {
+/// What there is for a client identifier.
+pub(super) enum Found {
     Existing(Arc<Session>),
     /// New, and attached by the caller.
     Opened(Arc<Session>),
@@ -672,11 +479,4 @@ impl Sessions {
 
 fn owner(principal: &Principal) -> Owner {
     (principal.realm.clone(), principal.name.clone())
-}
-
-/// An ending that the connection itself did not cause.
-impl From<Refused> for Ending {
-    fn from(refused: Refused) -> Ending {
-        Ending::fault(refused.reason(), refused.text())
-    }
 }

@@ -15,11 +15,12 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::{
+    claim::{Claimed, Refused},
     connection::{Connection, Ending},
     departures::Departures,
     mailbox::Mail,
     rechecks::Rechecks,
-    registry::{Claimed, Refused, Registry},
+    registry::Registry,
     session::Session,
     settings::Settings,
     witness::Witness,

@@ -9,7 +9,7 @@ use crate::{
     mqtt::{Connect, Packet, Qos, ReasonCode},
     session::{
         agenda::{Agenda, Due},
-        registry::Refused,
+        claim::Refused,
         testing::*,
     },
 };

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     acl::{Action, Effect},
     mqtt::{Connect, Packet, PacketId, Qos, ReasonCode},
-    session::{agenda::Agenda, registry::Refused, testing::*},
+    session::{agenda::Agenda, claim::Refused, testing::*},
 };
 
 const IDENTIFIERS: u32 = 3;

@@ -7,7 +7,7 @@ use crate::{
     acl::{Action, Effect},
     auth::Principal,
     mqtt::{Connect, Qos, ReasonCode},
-    session::{registry::Refused, testing::*},
+    session::{claim::Refused, testing::*},
 };
 
 fn deny(filter: &'static str) -> Vec<(Effect, Action, &'static str)> {
