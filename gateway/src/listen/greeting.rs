@@ -1,17 +1,22 @@
 //! The first packet: CONNECT, read under a deadline and a small cap, checked, answered.
 
-use std::{future::poll_fn, net::IpAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
-    Context, bans::Login, certificate::Presented, enhanced, noted, opening::Opening,
-    prefix::Prefix, reserved, sightings,
+    Context,
+    certificate::Presented,
+    enhanced,
+    login::{self, Attempt, Denied},
+    noted,
+    opening::Opening,
+    reserved, sightings,
 };
 use crate::{
-    auth::{Credentials, Principal, Refusal, TokenProblem, Wrong},
+    auth::{Principal, TokenProblem, Wrong},
     mqtt::{
         self, ConnAck, Connect, DecodeError, Decoder, Packet, PeerLimits, ReasonCode, Reply,
         Version, validate_topic_name,
@@ -77,7 +82,6 @@ where
     } = *opening;
     let read = read_connect(stream, &mut decoder, &mut rest);
     let mut connect = match tokio::time::timeout_at(deadline, read).await {
-        Err(_) => return Err(Rejected::Deadline(limits.connect_timeout)),
         Ok(Ok(connect)) => connect,
         Ok(Err(rejected)) => {
             if let Rejected::Packet(error) = &rejected {
@@ -85,6 +89,7 @@ where
             }
             return Err(rejected);
         }
+        Err(_) => return Err(Rejected::Deadline(limits.connect_timeout)),
     };
     let version = connect.version;
     let peer = PeerLimits {
@@ -96,77 +101,61 @@ where
     decoder.set_max_packet_size(settings.max_packet_size);
     // I3: however long this takes, it does not count against the deadline for CONNECT.
     let certificate = client.as_ref();
-    let name = counted_name(&connect, token.as_ref().ok(), context, certificate);
-    let (mut problem, wrong) = (None, Wrong::default());
-    let principal = match token {
+    let name = login::counted_name(&connect, token.as_ref().ok(), context, certificate);
+    let wrong = Wrong::default();
+    let proven = match token {
         Ok(token) => {
-            let login = Attempt {
+            let attempt = Attempt {
                 connect: &connect,
-                token,
+                token: token.as_ref(),
                 client: certificate,
                 address,
                 name: &name,
                 wrong: &wrong,
             };
-            let principal = authenticate(login, context, &mut problem);
-            match while_present(stream, &mut rest, principal, &wrong).await? {
-                Answer::Present(principal) => principal,
-                Answer::Left(answer) => {
-                    if let Err(refused) = answer {
-                        let why = problem.map_or(refused.1, TokenProblem::words);
-                        noted::kept_out(context, &connect, &name, address, (refused.0, why));
-                    }
-                    return Err(Rejected::Left);
-                }
-            }
+            login::prove(stream, &mut rest, &attempt, context).await?
         }
-        Err(refused) => Err(refused),
+        Err(refused) => Err(refused.into()),
     };
-    let admitted = match principal {
+    let admitted = match proven {
         Ok(principal) => {
             let who = principal.clone();
-            let mut admitted =
-                admit(&mut connect, principal, context, &settings, certificate).await;
+            let admitted = admit(&mut connect, principal, context, &settings, certificate).await;
             noted::admission(context, &connect, &who, address, admitted.as_ref().err());
-            if let Ok(admitted) = &mut admitted {
-                admitted.connection.set_address(address);
-            }
-            admitted
+            admitted.map_err(Denied::from)
         }
-        Err(refused) => {
-            let why = problem.map_or(refused.1, TokenProblem::words);
-            noted::kept_out(context, &connect, &name, address, (refused.0, why));
-            Err(refused)
+        Err(denied) => {
+            noted::kept_out(context, &connect, &name, address, &denied);
+            Err(denied)
         }
     };
-    match admitted {
-        Ok(admitted) => {
-            let Admitted {
-                connection,
-                connack,
-                keep_alive,
-            } = admitted;
-            let connack = Reply::ConnAck(Box::new(connack));
-            if let Err(rejected) = confirm(stream, &connack, version, peer, context).await {
-                let remains = connection.finish(&Ending::lost());
-                context.registry.release(remains).await;
-                return Err(rejected);
-            }
-            // Boxed: whoever waits for it lives as long as its connection.
-            Ok(Box::new(Welcome {
-                connection,
-                decoder,
-                rest,
-                name,
-                keep_alive,
-                firmware: sightings::firmware(&connect.user_properties),
-            }))
+    let Admitted {
+        mut connection,
+        connack,
+        keep_alive,
+    } = match admitted {
+        Ok(admitted) => admitted,
+        Err(denied) => {
+            refuse(stream, denied.reason, denied.told, version, peer).await;
+            return Err(denied.rejected());
         }
-        Err((reason, why)) => {
-            refuse(stream, reason, why, version, peer).await;
-            Err(problem.map_or(Rejected::Refused(why), Rejected::Token))
-        }
+    };
+    connection.set_address(address);
+    let connack = Reply::ConnAck(Box::new(connack));
+    if let Err(rejected) = confirm(stream, &connack, version, peer, context).await {
+        let remains = connection.finish(&Ending::lost());
+        context.registry.release(remains).await;
+        return Err(rejected);
     }
+    // Boxed: whoever waits for it lives as long as its connection.
+    Ok(Box::new(Welcome {
+        connection,
+        decoder,
+        rest,
+        name,
+        keep_alive,
+        firmware: sightings::firmware(&connect.user_properties),
+    }))
 }
 
 /// Sends CONNACK to a client that is in.
@@ -271,202 +260,6 @@ async fn admit(
     })
 }
 
-/// What came of a login, and whether its client waited for it.
-#[derive(Debug, PartialEq, Eq)]
-enum Answer<T> {
-    Present(T),
-    Left(T),
-}
-
-/// Does `work` as long as the client is there: who leaves gives its place in a queue back. What it sends meanwhile is
-/// kept, within bounds.
-///
-/// A question to an issuer cannot be taken back: whoever leaves it behind keeps its place until it is answered, and the answer
-/// counts. Otherwise a stranger that never waits would ask as often as it likes (I4, N1).
-async fn while_present<S: AsyncRead + Unpin, T>(
-    stream: &mut S,
-    rest: &mut BytesMut,
-    work: impl Future<Output = T>,
-    wrong: &Wrong,
-) -> Result<Answer<T>, Rejected> {
-    let mut work = pin!(work);
-    while rest.len() < EARLY_MAX {
-        let read = tokio::select! {
-            biased;
-            done = &mut work => return Ok(Answer::Present(done)),
-            read = stream.read_buf(rest) => read,
-        };
-        if !matches!(read, Ok(0) | Err(_)) {
-            continue;
-        }
-        let answered = poll_fn(|cx| match work.as_mut().poll(cx) {
-            Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending if wrong.is_asked_about() => Poll::Pending,
-            Poll::Pending => Poll::Ready(None),
-        });
-        return match (answered.await, read) {
-            (Some(done), _) => Ok(Answer::Left(done)),
-            (None, Err(error)) => Err(error.into()),
-            (None, Ok(_)) => Err(Rejected::Left),
-        };
-    }
-    Ok(Answer::Present(work.await))
-}
-
-/// Bytes behind CONNECT that are read before it is answered.
-const EARLY_MAX: usize = 4 * READ;
-
-/// A login under way. Once it is known to be wrong it counts, whether or not its client waits for the answer.
-struct Guess<'a> {
-    context: &'a Context,
-    connect: &'a Connect,
-    address: IpAddr,
-    name: &'a str,
-    wrong: &'a Wrong,
-    is_counted: bool,
-}
-
-impl Guess<'_> {
-    fn failed(&mut self) {
-        self.is_counted = true;
-        self.context.metrics.logins_failed.add(1);
-        self.context.door.login_failed(self.address, self.name);
-    }
-}
-
-impl Drop for Guess<'_> {
-    fn drop(&mut self) {
-        if self.wrong.is_known() && !self.is_counted {
-            self.failed();
-            let refused = Refusal::BadCredentials;
-            let refused = (refused.reason_code(), refused.words());
-            noted::kept_out(self.context, self.connect, self.name, self.address, refused);
-        }
-    }
-}
-
-/// What is answered while a name is refused from its address.
-const BARRED: (ReasonCode, &str) = (
-    ReasonCode::ConnectionRateExceeded,
-    "too many failed logins from this address, try again later",
-);
-
-/// A login as it is presented.
-struct Attempt<'a> {
-    connect: &'a Connect,
-    /// By enhanced authentication.
-    token: Option<Bytes>,
-    client: Option<&'a Presented>,
-    address: IpAddr,
-    /// Under which it is counted.
-    name: &'a str,
-    wrong: &'a Wrong,
-}
-
-/// Failures of others at the same address are not this one's. Never a token.
-fn counted_name(
-    connect: &Connect,
-    token: Option<&Option<Bytes>>,
-    context: &Context,
-    client: Option<&Presented>,
-) -> Arc<str> {
-    if let Some(Some(token)) = token {
-        return context.authenticator.name_of_token(token).into();
-    }
-    let named = client.and_then(|client| client.certificate.name.clone());
-    match (&connect.username, named) {
-        (None, Some(named)) => named,
-        _ => {
-            let credentials = credentials(connect, client);
-            let name = context.authenticator.counted_name(&credentials);
-            Arc::from(&*name)
-        }
-    }
-}
-
-fn credentials<'a>(connect: &'a Connect, client: Option<&'a Presented>) -> Credentials<'a> {
-    Credentials {
-        username: connect.username.as_deref(),
-        password: connect.password.as_deref(),
-        certificate: client.map(|client| &client.certificate),
-    }
-}
-
-async fn authenticate(
-    attempt: Attempt<'_>,
-    context: &Context,
-    problem: &mut Option<TokenProblem>,
-) -> Result<Principal, (ReasonCode, &'static str)> {
-    let Attempt {
-        connect,
-        token,
-        client,
-        address,
-        name,
-        wrong,
-    } = attempt;
-    let _waiting = context.metrics.logins_waiting.during();
-    let (door, metrics) = (&context.door, &context.metrics);
-    match door.login(address, name) {
-        Login::Now => {}
-        Login::After(wait) => {
-            door.await_turn(address, wait).await;
-            if door.bars(address, name) {
-                return Err(BARRED);
-            }
-        }
-        // Neither is a failure: the one was counted, the other was not looked at.
-        Login::Refused | Login::Full => return Err(BARRED),
-    }
-    let credentials = credentials(connect, client);
-    let origin = Prefix::from(address).address();
-    let mut guess = Guess {
-        context,
-        connect,
-        address,
-        name,
-        wrong,
-        is_counted: false,
-    };
-    let authenticator = &context.authenticator;
-    let authenticated = match &token {
-        Some(token) => {
-            let login =
-                authenticator.authenticate_by_token(token, &credentials, Some(origin), wrong);
-            login.await
-        }
-        None => {
-            let login = authenticator.authenticate_and_tell(credentials, Some(origin), wrong);
-            login.await
-        }
-    };
-    match &authenticated {
-        // Others that were looked at meanwhile may have failed: one right guess among many tells nothing then.
-        Ok(principal) if door.bars(address, name) => {
-            tracing::debug!(%address, %principal, "a good login of a name that is refused by now");
-            return Err(BARRED);
-        }
-        // Who needs no credentials proves nothing about its address.
-        Ok(principal) if principal.anonymous => {}
-        Ok(_) => door.logged_in(address, name),
-        Err(Refusal::Busy) => metrics.logins_busy.add(1),
-        // No failure of the client.
-        Err(Refusal::Unavailable) => {}
-        Err(_) => guess.failed(),
-    }
-    authenticated.map_err(|refusal| {
-        if let Refusal::Token(found) = refusal {
-            *problem = Some(found);
-        }
-        match (refusal, &token) {
-            (Refusal::Token(_), Some(_)) => (ReasonCode::NotAuthorized, refusal.words()),
-            // Not more than for a wrong password: it would tell that there is no such user (I2).
-            (Refusal::Token(_), None) => (refusal.reason_code(), Refusal::BadCredentials.words()),
-            _ => (refusal.reason_code(), refusal.words()),
-        }
-    })
-}
-
 /// What is answered to a will that may not be sent.
 pub(super) const WILL_DENIED: &str = "not allowed to publish to the will topic";
 
@@ -562,51 +355,5 @@ async fn refuse<S: AsyncWrite + Unpin>(
             stream.shutdown().await
         };
         let _ = tokio::time::timeout(super::LINGER, farewell).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-    use tokio::sync::oneshot;
-
-    use super::*;
-
-    // I4, N1
-    #[tokio::test]
-    async fn who_leaves_a_question_behind_keeps_its_place_until_the_answer_counts() {
-        let wrong = Wrong::default();
-        let (answer, answered) = oneshot::channel();
-        let (mut stream, client) = tokio::io::duplex(64);
-        let mut rest = BytesMut::new();
-        let work = async {
-            let asking = wrong.ask();
-            let answer = answered.await;
-            drop(asking);
-            answer
-        };
-        let mut login = Box::pin(while_present(&mut stream, &mut rest, work, &wrong));
-        assert!((&mut login).now_or_never().is_none());
-        drop(client);
-        assert!((&mut login).now_or_never().is_none(), "it is asked about");
-        answer.send("inactive").unwrap();
-        let left = login.await.unwrap();
-        assert_eq!(left, Answer::Left(Ok("inactive")));
-    }
-
-    // I3
-    #[tokio::test]
-    async fn who_leaves_a_queue_gives_its_place_back() {
-        let wrong = Wrong::default();
-        let (mut stream, client) = tokio::io::duplex(64);
-        drop(client);
-        let mut rest = BytesMut::new();
-        let work = async {
-            // Asked about, and in the queue of passwords then.
-            drop(wrong.ask());
-            std::future::pending::<()>().await
-        };
-        let left = while_present(&mut stream, &mut rest, work, &wrong).await;
-        assert!(matches!(left, Err(Rejected::Left)));
     }
 }

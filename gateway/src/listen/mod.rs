@@ -17,6 +17,7 @@ mod holder;
 pub mod http01;
 pub mod lag;
 pub mod listener;
+mod login;
 mod noted;
 mod opening;
 mod prefix;

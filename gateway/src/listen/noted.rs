@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Context, greeting::WILL_DENIED};
+use super::{Context, greeting::WILL_DENIED, login::Denied};
 use crate::{
     acl::Action,
     audit::{AuditLog, Kind, Note},
@@ -50,15 +50,15 @@ pub(super) fn kept_out(
     connect: &Connect,
     name: &str,
     address: IpAddr,
-    (reason, why): (ReasonCode, &'static str),
+    denied: &Denied,
 ) {
     use ReasonCode::{BadUserNameOrPassword, Banned, NotAuthorized, ServerBusy, ServerUnavailable};
-    let kind = match reason {
+    let kind = match denied.reason {
         BadUserNameOrPassword | Banned | NotAuthorized => Kind::LoginFailed,
         _ => Kind::ConnectRefused,
     };
     // No failure of the client, so no ban ends it: made-up names must not push other entries out.
-    let principal = match reason {
+    let principal = match denied.reason {
         ServerBusy | ServerUnavailable => "",
         _ => name,
     };
@@ -67,7 +67,7 @@ pub(super) fn kept_out(
         address: Some(address),
         client: &connect.client_id,
         subject: "",
-        reason: why,
+        reason: denied.words(),
     };
     audit(context).note(kind, note);
 }
