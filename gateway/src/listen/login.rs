@@ -1,4 +1,5 @@
 //! Who is this client? What it presents is looked at for as long as it waits, and a wrong guess counts whether it waits or not.
+//! Whether a credential is good is `auth`'s question, and whether a name or an address may try at all is the door's.
 
 use std::{future::poll_fn, net::IpAddr, pin::pin, sync::Arc, task::Poll};
 
@@ -31,12 +32,12 @@ pub(super) struct Attempt<'a> {
 }
 
 /// Why a client is not let in.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Denied {
     pub reason: ReasonCode,
     /// What the client hears.
     pub told: &'static str,
-    /// What it may not hear.
+    /// What is wrong with its token: the client may be told less (I2).
     pub problem: Option<TokenProblem>,
 }
 

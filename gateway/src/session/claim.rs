@@ -1,4 +1,5 @@
-//! Which session does a client get? A new one, its own from before, or none (MQTT 5 §3.1.4, §4.1).
+//! Which session does a client get? A new one, its own from before, or none (MQTT 5 §3.1.4, §4.1). What becomes of it when the
+//! connection ends is the registry's matter.
 
 use std::{sync::Arc, time::Duration};
 
@@ -65,20 +66,20 @@ impl Registry {
             }
             let session = match self.find_or_open(&connect.client_id, &principal, &settings)? {
                 Found::Opened(session) => {
-                    let claimed = self.attach(session, connect, principal, settings, None);
+                    let claimed = self.begin(session, connect, principal, settings, None);
                     return self.saved(claimed).await;
                 }
                 Found::Existing(session) => session,
             };
-            match session.reserve() {
-                Reserved::Ended => {}
-                Reserved::Taken => self.take_over(&session).await?,
+            match session.attach() {
+                Attached::Ended => {}
+                Attached::Taken => self.take_over(&session).await?,
                 // What was to end with its connection, and is there for a will or because of a crash, is no session any
                 // more.
-                Reserved::Free if connect.clean_start || !session.is_persistent() => {
+                Attached::Free if connect.clean_start || !session.is_persistent() => {
                     self.discard(&session).await?;
                 }
-                Reserved::Free => {
+                Attached::Free => {
                     let claimed = self.resume(session, connect, principal, settings).await?;
                     return self.saved(claimed).await;
                 }
@@ -99,7 +100,7 @@ impl Registry {
         })
     }
 
-    /// Ends a session that the caller has reserved: its client wants another one. With it ends the delay of its will
+    /// Ends a session that the caller has attached: it is not to be resumed. With it ends the delay of its will
     /// (MQTT-3.1.2-8).
     async fn discard(&self, session: &Arc<Session>) -> Result<(), Refused> {
         self.agenda.forget(session.id());
@@ -112,7 +113,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Goes on with a session that the caller has reserved.
+    /// Goes on with a session that the caller has attached.
     async fn resume(
         self: &Arc<Self>,
         session: Arc<Session>,
@@ -139,7 +140,7 @@ impl Registry {
             || before.scopes != principal.scopes
             || before.device != principal.device;
         let login = other_roles.then(|| Change::Login(principal.clone()));
-        let mut claimed = self.attach(session.clone(), connect, principal, settings, carry);
+        let mut claimed = self.begin(session.clone(), connect, principal, settings, carry);
         claimed.session_present &= present;
         // P3: what it subscribed to is checked by what its login entitles it to now.
         self.recheck(&session, login.as_ref()).await;
@@ -166,8 +167,8 @@ impl Registry {
         Err(Refused::Store)
     }
 
-    /// Begins a connection of a session that the caller has reserved.
-    fn attach(
+    /// Begins a connection of a session that the caller has attached.
+    fn begin(
         &self,
         session: Arc<Session>,
         connect: &Connect,
@@ -207,27 +208,27 @@ impl Registry {
 }
 
 /// What came of the attempt to have a session for oneself.
-enum Reserved {
-    /// Nobody else has it from now on.
+enum Attached {
+    /// It was at rest: nobody else has it from now on.
     Free,
-    /// A connection has it.
+    /// Another connection has it.
     Taken,
     /// It is over.
     Ended,
 }
 
 impl Session {
-    fn reserve(&self) -> Reserved {
+    fn attach(&self) -> Attached {
         let mut rest = self.rest();
         if rest.ended {
-            return Reserved::Ended;
+            return Attached::Ended;
         }
         if std::mem::replace(&mut rest.attached, true) {
-            return Reserved::Taken;
+            return Attached::Taken;
         }
         // While nobody can leave a notice for this connection yet.
         self.clear_notice();
-        Reserved::Free
+        Attached::Free
     }
 }
 
