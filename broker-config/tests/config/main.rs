@@ -3,6 +3,7 @@
 mod documentation;
 mod errors;
 mod properties;
+mod report;
 mod sample;
 mod sources;
 mod values;
