@@ -24,10 +24,7 @@ impl Registry {
     pub async fn policy_changed(self: &Arc<Self>) {
         for (n, session) in self.all().into_iter().enumerate() {
             self.recheck(&session, None).await;
-            // Tens of thousands of sessions must not keep everybody else waiting.
-            if n % 64 == 63 {
-                tokio::task::yield_now().await;
-            }
+            give_way(n, 64).await;
         }
         self.bus().rights().changed();
     }
@@ -84,10 +81,8 @@ impl Registry {
                 continue;
             };
             // Each costs a signature, about 0.1 ms.
+            give_way(judged, 16).await;
             judged += 1;
-            if judged % 16 == 0 {
-                tokio::task::yield_now().await;
-            }
             if is_good(certificate) {
                 continue;
             }
@@ -199,5 +194,13 @@ impl Registry {
             *principal.realm == *realm && *principal.name == *name
         });
         sessions
+    }
+}
+
+/// After `every` sessions in a row, lets others work: tens of thousands must not keep everybody waiting. `done`: how many there
+/// were before this one.
+pub(super) async fn give_way(done: usize, every: usize) {
+    if done % every == every - 1 {
+        tokio::task::yield_now().await;
     }
 }

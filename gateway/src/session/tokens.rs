@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    agenda::Due, entitlement::Change, mailbox::Notice, registry::Registry, session::Session,
+    agenda::Due, entitlement::Change, live::give_way, mailbox::Notice, registry::Registry,
+    session::Session,
 };
 use crate::{
     auth::{Asker, Next, Principal, Refusal, TokenProblem},
@@ -38,10 +39,7 @@ impl Registry {
         };
         let mut ended = 0;
         for (n, session) in self.all().iter().enumerate() {
-            // Tens of thousands of sessions must not keep everybody else waiting.
-            if n % 64 == 63 {
-                tokio::task::yield_now().await;
-            }
+            give_way(n, 64).await;
             let principal = session.principal();
             if !authenticator.trusts_issuer_of(&principal) {
                 ended += usize::from(self.revoke_token(session, &principal));
