@@ -69,13 +69,14 @@ impl Gateway {
             tokio::spawn(async move { end_certificates(&registry, &trusts, &none).await });
         }
         self.issuers.install(issuers);
+        tokio::spawn(self.issuers.clone().warm_up());
+        self.config.store(new.into());
+        self.renewals.wake();
+        // At the end: everything is in force before others get a turn.
         let ended = self.context.registry.issuers_changed().await;
         if ended > 0 {
             tracing::warn!(target: "postern::audit", connections = ended, "ended: the issuers of their tokens are not configured any more");
         }
-        tokio::spawn(self.issuers.clone().warm_up());
-        self.config.store(new.into());
-        self.renewals.wake();
         Ok(waiting)
     }
 
