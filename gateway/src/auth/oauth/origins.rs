@@ -8,7 +8,8 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-/// Questions under way, by the address that caused them, `None` for clients that are away: as many entries as there are questions at most.
+/// Questions under way, by the address that caused them, or `None` for clients that are away: as many entries as there are
+/// questions at most.
 #[derive(Debug)]
 pub(super) struct Origins {
     under_way: Arc<Mutex<HashMap<Option<IpAddr>, usize>>>,
@@ -24,7 +25,8 @@ impl Origins {
         }
     }
 
-    /// One more question of this address; `None`: it has as many as it may. It counts until what this returns is dropped.
+    /// One more question of this address, or for a client that is away. Gives `None` if there are as many of that kind as may
+    /// be. It counts until what this returns is dropped.
     pub fn enter(&self, origin: Option<IpAddr>) -> Option<Share> {
         let mut all = self.under_way.lock();
         let here = all.entry(origin).or_default();
